@@ -1,0 +1,1 @@
+"""The DLF network: pure tensors in and out."""

@@ -1,0 +1,1 @@
+"""Training of the default model (extra dlfc[train])."""

@@ -1,0 +1,1 @@
+"""Models: registry, bundled weights, loading."""

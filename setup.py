@@ -1,0 +1,5 @@
+"""Hands the C extension to setuptools; everything else is in pyproject.toml."""
+
+from setuptools import setup
+
+setup(cffi_modules=["native/build_native.py:ffi"])
