@@ -129,7 +129,6 @@ def unpack(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, allow_partial: 
     for a newer version or an unknown critical section; LimitError for more than `max_pixels` pixels or a side of
     more than MAX_SIDE_PX.
     """
-    data = bytes(data)
     header, header_size = _read_header(data)
     _check_sides(header.width_px, header.height_px)
     if header.width_px * header.height_px > max_pixels:
