@@ -17,7 +17,6 @@ MAX_SIDE_PX = 2**20  # a thin strip within the pixel limit would still be padded
 
 _CRC_START = 0xFFFF
 _CRITICAL_BIT = 0x80
-_KNOWN_CRITICAL: frozenset[int] = frozenset()  # version 1 gives no critical section a meaning
 
 
 class Kind(IntEnum):
@@ -247,7 +246,7 @@ def _refuse_trailing_bytes(data: bytes, header_size: int, file_check: int, found
 
 
 def _refuse_unknown_critical(kind: int) -> None:
-    if kind & _CRITICAL_BIT and kind not in _KNOWN_CRITICAL:
+    if kind & _CRITICAL_BIT:  # version 1 gives no critical section a meaning, so all of them are unknown
         raise UnsupportedVersionError(
             f"the picture needs section {kind_name(kind)}, which this program does not know; "
             "decode it with a newer dlfc"
