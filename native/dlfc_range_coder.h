@@ -12,7 +12,9 @@
  *   cumulative counts (65536) does not.
  * - The decoder trusts tables and never the stream; the tables come from the program, and the Python wrapper has
  *   checked them.
- * - dlfc_decoder_finish accepts a stream if, and only if, encoding the decoded symbols gives the same bytes.
+ * - dlfc_decoder_finish accepts a stream if, and only if, encoding the decoded symbols gives the same bytes. Nothing
+ *   more can be had from the bytes alone: a stream that was cut is the stream of other symbols. Lengths and checks
+ *   stand outside.
  *
  * INVARIANTS
  *
