@@ -1,0 +1,130 @@
+"""The program `dlfc`: its commands, and what becomes of errors and signals that reach the top."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Annotated, cast
+
+import typer
+
+from dlfc import __version__
+from dlfc.cli import decode, encode, info
+from dlfc.cli.help import HelpfulCommand, HelpfulGroup
+from dlfc.cli.messages import UsageProblem, reason_of, say
+from dlfc.errors import DlfcError
+from dlfc.files import print_to_stdout
+
+PROGRAM = "dlfc"
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+
+# click's UsageError. Newer versions of Typer carry their own copy of click, so it is reached through a public name.
+_ParserError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
+
+app = typer.Typer(
+    cls=HelpfulGroup,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print_to_stdout(f"{PROGRAM} {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback(
+    epilog="""\b
+Examples:
+  dlfc encode photo.jpg            writes photo.dlf
+  dlfc decode photo.dlf            writes photo.png
+  dlfc info photo.dlf              says what is in the file
+
+Every command has its own --help, and its own manual page: man dlfc-encode.
+
+\b
+Exit status:
+  0  everything was done
+  1  some file failed, the others were done
+  2  the command line was wrong, nothing was done"""
+)
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
+) -> None:
+    """Turn a photograph into a .dlf file of a few hundred bytes, and back.
+
+    A .dlf file holds what is in the picture and where; a neural network paints the detail anew when it is decoded.
+    The result looks like the photograph, but it is not evidence of anything: not for documents, legal or medical
+    pictures.
+    """
+
+
+app.command("encode", cls=HelpfulCommand, epilog=encode.EPILOG)(encode.encode)
+app.command("decode", cls=HelpfulCommand, epilog=decode.EPILOG)(decode.decode)
+app.command("info", cls=HelpfulCommand, epilog=info.EPILOG)(info.info)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line, by default that of the process, and return its exit status.
+
+    An error that dlfc or the system reports becomes one line on standard error; any other exception is a bug and
+    passes through.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with _signals_as_exit():
+            status = typer.main.get_command(app).main(arguments, prog_name=PROGRAM, standalone_mode=False)
+            print_to_stdout("")  # errors of what is still in the buffer appear here and not after the end
+        return status if isinstance(status, int) else 0
+    except _ParserError as error:
+        return _usage(arguments, error.format_message())
+    except UsageProblem as error:
+        return _usage(arguments, str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        return EXIT_FAILURE  # whoever read our output has seen enough
+    except (DlfcError, OSError) as error:
+        say(f"{PROGRAM}: {reason_of(error)}")
+        return EXIT_FAILURE
+
+
+def _usage(arguments: list[str], problem: str) -> int:
+    names = {command.name for command in app.registered_commands}
+    name = f"{PROGRAM} {arguments[0]}" if arguments and arguments[0] in names else PROGRAM
+    problem = problem[:1].lower() + problem[1:].rstrip(".")
+    say(f"{name}: {problem}; try '{name} --help'")
+    return EXIT_USAGE
+
+
+@contextmanager
+def _signals_as_exit() -> Iterator[None]:
+    """Let the signals that ask a program to end unwind the stack, so that temporary files are removed."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield
+        return
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    wanted = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]  # nohup ignores SIGHUP
+    for number in wanted:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in wanted:
+            signal.signal(number, signal.SIG_DFL)

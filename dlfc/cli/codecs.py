@@ -1,0 +1,32 @@
+"""The codecs of one run: each model is loaded once, when it is first needed."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dlfc.codec import Codec
+
+
+class Codecs:
+    """Loads codecs on demand; safe to use from several threads."""
+
+    def __init__(self, model: str | None, device: str) -> None:
+        self._model = model
+        self._device = device
+        self._lock = threading.Lock()
+        self._loaded: dict[str | bytes | None, Codec] = {}
+
+    def get(self, model_id: bytes | None = None) -> Codec:
+        """Return the codec of the model that the user named, or else of `model_id`, or else the default one.
+
+        Raises ModelError.
+        """
+        from dlfc.codec import Codec
+
+        key = self._model if self._model is not None else model_id
+        with self._lock:
+            if key not in self._loaded:
+                self._loaded[key] = Codec.load(key, device=self._device)
+            return self._loaded[key]

@@ -1,0 +1,153 @@
+"""Arguments and options that several commands share; the help text of each stands here once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from dlfc.cli.batch import Job
+from dlfc.cli.messages import UsageProblem
+from dlfc.files import STANDARD_STREAM
+
+OUTPUT = "Where the result goes"
+MODEL = "How it is made"
+LIMITS = "Limits"
+MESSAGES = "What is said"
+
+EXIT_STATUS = """\b
+Exit status:
+  0  everything was done
+  1  some file failed, the others were done
+  2  the command line was wrong, nothing was done"""
+
+DEFAULT_MAX_PIXELS = 2**28  # the same as dlfc.formats.DEFAULT_MAX_PIXELS, which would load construct for --help
+
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def _parse_count(value: str | int) -> int:
+    text = str(value)
+    if not re.fullmatch(r"0*[1-9][0-9]{0,17}", text):
+        raise typer.BadParameter(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+def _parse_quality(value: str | float) -> float:
+    """Return the quality that a file can state and that is nearest to what was asked for."""
+    from dlfc.formats import nearest_quality
+
+    text = str(value)
+    if not re.fullmatch(r"[0-9]+\.?[0-9]*|\.[0-9]+", text) or float(text) > 100:
+        raise typer.BadParameter(f"{text!r} is not a number from 0 to 100")
+    return nearest_quality(float(text))
+
+
+def _parse_device(text: str) -> str:
+    if text not in DEVICES:
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(DEVICES)}")
+    return text
+
+
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "-o",
+        "--output",
+        metavar="FILE",
+        help="Write to FILE, for one INPUT; - is standard output.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
+OutputDir = Annotated[
+    str | None,
+    typer.Option(
+        "--output-dir",
+        metavar="DIR",
+        help="Write one file per INPUT into DIR, which is made if missing.",
+        rich_help_panel=OUTPUT,
+        show_default=False,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "-f",
+        "--force",
+        help="Replace files that exist, and write to standard output even if that is a terminal.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Quality = Annotated[
+    float,
+    typer.Option(
+        "-q",
+        "--quality",
+        metavar="0..100",
+        parser=_parse_quality,
+        help="How true to the picture, in steps of 0.5; more is larger.",
+        rich_help_panel=MODEL,
+        show_default=True,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="|".join(DEVICES),
+        parser=_parse_device,
+        help="What the network runs on; auto takes a GPU where there is one.",
+        rich_help_panel=MODEL,
+        show_default=True,
+    ),
+]
+Jobs = Annotated[
+    int,
+    typer.Option(
+        "-j",
+        "--jobs",
+        metavar="N",
+        parser=_parse_count,
+        help="Work on N files at a time.",
+        rich_help_panel=MODEL,
+        show_default=True,
+    ),
+]
+MaxPixels = Annotated[
+    int,
+    typer.Option(
+        "--max-pixels",
+        metavar="N",
+        parser=_parse_count,
+        envvar="DLFC_MAX_PIXELS",
+        show_envvar=True,
+        help="Refuse pictures of more than N pixels.",
+        rich_help_panel=LIMITS,
+        show_default=True,
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="Say nothing but errors; no progress bar.", rich_help_panel=MESSAGES)
+]
+Verbose = Annotated[
+    bool,
+    typer.Option("-v", "--verbose", help="Say more about each file, such as the model.", rich_help_panel=MESSAGES),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json", help="Print one JSON object per file and line on standard output.", rich_help_panel=MESSAGES
+    ),
+]
+
+
+def refuse_contradictions(jobs: Sequence[Job], *, quiet: bool, verbose: bool, as_json: bool) -> None:
+    """Raise UsageProblem for options that cannot both be obeyed."""
+    if quiet and verbose:
+        raise UsageProblem("--quiet and -v exclude each other")
+    if as_json and any(job.target == STANDARD_STREAM for job in jobs):
+        raise UsageProblem("--json and the result cannot both go to standard output; use -o")
