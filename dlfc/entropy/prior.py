@@ -1,0 +1,174 @@
+"""The detail prior in integers: the same symbols on every device, thread count, library and instruction set.
+
+It is `dlfc.model.bottleneck.DetailPrior` rounded to fixed point. Activations are integers that stand for multiples
+of 2^-12, weights for multiples of 2^-14. Everything is held in float64 tensors whose values are integers and whose
+sums stay below 2^53, so any order of summation gives the same result. SPEC.md, section "Detail prior", states the
+arithmetic for other decoders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dlfc.errors import ModelError
+from dlfc.model.bottleneck import DepthConvBlock, DetailPrior, pass_masks
+
+ACTIVATION_BITS = 12
+WEIGHT_BITS = 14
+ONE = 1 << ACTIVATION_BITS
+MAX_ACTIVATION = 1 << 26  # activations are clamped to +-this, so sums have a bound
+MAX_ROW = 1 << 26  # bound on the summed magnitudes of a row of weights: products stay below 2^52
+SLOPE_BITS = 16
+SLOPE_1 = 655  # 0.01 of 2^16
+SLOPE_2 = 6554  # 0.1 of 2^16
+MIN_STEP = ONE // 2
+SKIP_SCALE = 492  # 0.12: below it a symbol is 0 and not coded
+QUALITY_STEPS = 200  # quality in half steps
+MAX_SYMBOL = 1 << 15  # an encoder never writes a larger residual, so that values stay within the clamp
+
+Int32Array = npt.NDArray[np.int32]
+
+
+def to_integers(prior: DetailPrior) -> dict[str, Tensor]:
+    """The tensors of an integer prior, int32 weights and int64 biases, from float weights.
+
+    Raises ModelError if a weight is too large for the fixed point.
+    """
+    tensors = {"vector": _rounded(prior.vector, ACTIVATION_BITS).to(torch.int32)}
+    for name, module in prior.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            weight = _rounded(module.weight, WEIGHT_BITS).flatten(1)
+            if weight.shape[1] == 9:  # depthwise: one row of nine per channel
+                weight = weight.view(-1, 9)
+            if float(weight.abs().sum(1).max()) >= MAX_ROW:
+                raise ModelError(f"the prior's {name} has weights too large for fixed point")
+            tensors[f"{name}.weight"] = weight.to(torch.int32)
+            if module.bias is None:
+                raise ModelError(f"the prior's {name} has no bias")
+            tensors[f"{name}.bias"] = _rounded(module.bias, ACTIVATION_BITS + WEIGHT_BITS).to(torch.int64)
+    return tensors
+
+
+def _rounded(values: Tensor, bits: int) -> Tensor:
+    return torch.round(values.detach().double() * (1 << bits))
+
+
+class IntegerPrior:
+    """Evaluates the prior for one picture; holds the tensors that `to_integers` made."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        self.device = device
+        self.vector = tensors["vector"].to(torch.int64)
+        self.levels, self.channels = self.vector.shape
+        self._tensors = {k: v.to(device, torch.float64) for k, v in tensors.items() if k != "vector"}
+
+    def start(self, quality_step: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Step, scales, means and the common map of a latent of `height` x `width` cells, each C H W."""
+        at, part = divmod(quality_step * (self.levels - 1), QUALITY_STEPS)
+        above = self.vector[min(at + 1, self.levels - 1)]
+        vector = (self.vector[at] * (QUALITY_STEPS - part) + above * part).div(QUALITY_STEPS, rounding_mode="floor")
+        x = vector.to(self.device, torch.float64)[:, None, None].expand(-1, height, width)
+        params = self._block("first.1", self._block("first.0", x))
+        step, scales, means = params.chunk(3)
+        return step.clamp(min=MIN_STEP), scales, means, self._pointwise("reduce", params)
+
+    def refine(self, k: int, known: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales and means of pass `k` (1..3), given the values of the passes before."""
+        x = self._block(f"adaptors.{k - 1}", torch.cat([known, common]))
+        for i in range(3):
+            x = self._block(f"spatial.{i}", x)
+        scales, means = x.chunk(2)
+        return scales, means
+
+    def _block(self, name: str, x: Tensor) -> Tensor:
+        y = _leaky(self._pointwise(f"{name}.conv1", x), SLOPE_1)
+        y = self._pointwise(f"{name}.conv2", self._depthwise(f"{name}.depthwise", y))
+        skip = self._pointwise(f"{name}.adaptor", x) if f"{name}.adaptor.weight" in self._tensors else x
+        x = _clamp(skip + y)
+        a, b = self._pointwise(f"{name}.expand", x).chunk(2)
+        return _clamp(x + self._pointwise(f"{name}.contract", _clamp(_leaky(a, SLOPE_2) + _leaky(b, SLOPE_1))))
+
+    def _pointwise(self, name: str, x: Tensor) -> Tensor:
+        c, h, w = x.shape
+        total = self._tensors[f"{name}.weight"] @ x.reshape(c, h * w) + self._tensors[f"{name}.bias"][:, None]
+        return _rescale(total).view(-1, h, w)
+
+    def _depthwise(self, name: str, x: Tensor) -> Tensor:
+        _, h, w = x.shape
+        padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
+        weight = self._tensors[f"{name}.weight"]
+        total = self._tensors[f"{name}.bias"][:, None, None].expand_as(x)
+        for i in range(9):
+            row, col = divmod(i, 3)
+            total = total + weight[:, i, None, None] * padded[:, row : row + h, col : col + w]
+        return _rescale(total)
+
+
+def _clamp(x: Tensor) -> Tensor:
+    return x.clamp(-MAX_ACTIVATION, MAX_ACTIVATION)
+
+
+def _rescale(total: Tensor) -> Tensor:
+    """Back to activation units: divided by 2^14, rounded half up, clamped."""
+    return _clamp(torch.floor((total + (1 << (WEIGHT_BITS - 1))) * 2.0**-WEIGHT_BITS))
+
+
+def _leaky(x: Tensor, slope: int) -> Tensor:
+    return torch.where(x < 0, torch.floor(x * slope * 2.0**-SLOPE_BITS), x)
+
+
+class FourPasses:
+    """Walks the four passes of one latent; encoder and decoder share it, so they cannot differ.
+
+    Iterating gives, for each pass, the table index of every symbol to code, int32 in coding order (channel groups
+    merged, then rows, then columns); call `residuals` (encoder) and then `accept` with the symbols, before the next.
+    Cells outside `visible` (rows, columns) lie wholly in padding: their symbols are 0 and not coded.
+    """
+
+    def __init__(
+        self, prior: IntegerPrior, thresholds: Tensor, quality_step: int, size: tuple[int, int], visible: tuple[int, int]
+    ) -> None:
+        self._prior, self._thresholds = prior, thresholds.to(prior.device)
+        height, width = size
+        self._step, self._scales, self._means, self._common = prior.start(quality_step, height, width)
+        self._values = torch.zeros_like(self._step)
+        self._masks = pass_masks(prior.channels, height, width).to(prior.device)
+        self._seen = torch.zeros(height, width, dtype=torch.bool, device=prior.device)
+        self._seen[: visible[0], : visible[1]] = True
+        self._mask = self._coded = self._masks[0]
+
+    def __iter__(self) -> Iterator[Int32Array]:
+        for k, mask in enumerate(self._masks):
+            if k:
+                self._scales, self._means = self._prior.refine(k, self._values, self._common)
+            self._mask = mask
+            scales = self._merge(self._scales)
+            self._coded = (scales >= SKIP_SCALE) & self._seen
+            index = torch.searchsorted(self._thresholds, scales[self._coded].long(), right=True) - 1
+            yield index.clamp(min=0).to(torch.int32).cpu().numpy()
+
+    def residuals(self, latent: Tensor) -> Int32Array:
+        """The symbols of this pass for an encoder's `latent` C H W (before the step), rounded half to even."""
+        y = latent.to(self._prior.device, torch.float64) * ONE / self._step
+        rounded = torch.round(self._merge(y - self._means / ONE))[self._coded]
+        return rounded.clamp(-MAX_SYMBOL, MAX_SYMBOL).to(torch.int32).cpu().numpy()
+
+    def accept(self, symbols: Int32Array) -> None:
+        """Take the symbols of this pass into the values that later passes see."""
+        group = torch.zeros(self._coded.shape, dtype=torch.float64, device=self._prior.device)
+        group[self._coded] = torch.from_numpy(symbols.astype(np.float64)).to(group.device)
+        spread = group.repeat(4, 1, 1)  # a position holds one channel group per pass
+        self._values = torch.where(self._mask, _clamp(spread * ONE + self._means), self._values)
+
+    def latent(self) -> Tensor:
+        """The quantised latent times its step, float32 1 C H W."""
+        return (self._values * self._step * 2.0 ** (-2 * ACTIVATION_BITS)).float()[None]
+
+    def _merge(self, x: Tensor) -> Tensor:
+        """The coded quarter of C H W as C/4 H W: the sum over channel groups of what this pass's mask leaves."""
+        return torch.where(self._mask, x, torch.zeros_like(x)).view(4, -1, *x.shape[1:]).sum(0)

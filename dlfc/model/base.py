@@ -1,0 +1,77 @@
+"""The linear base: a small data-dependent linear codec that the network refines.
+
+Every token stands for one region of its tile and every detail cell for one square of pixels; principal components
+of photographs turn both into a blurred picture. The network adds to the inputs of both quantisers and to the
+picture, so training begins at that picture and not at noise.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from dlfc.model.bottleneck import at_level
+from dlfc.model.config import DLFConfig
+
+
+def cut_patches(x: Tensor, height: int, width: int) -> Tensor:
+    """`B C H W` -> `B H/height W/width C*height*width`."""
+    b, c, h, w = x.shape
+    x = x.reshape(b, c, h // height, height, w // width, width).permute(0, 2, 4, 1, 3, 5)
+    return x.reshape(b, h // height, w // width, c * height * width)
+
+
+def join_patches(patches: Tensor, height: int, width: int) -> Tensor:
+    """The inverse of `cut_patches`, for three channels."""
+    b, rows, cols, _ = patches.shape
+    x = patches.reshape(b, rows, cols, 3, height, width).permute(0, 3, 1, 4, 2, 5)
+    return x.reshape(b, 3, rows * height, cols * width)
+
+
+class LinearBase(nn.Module):
+    """Linear maps between pixels in [-1, 1], token inputs and the detail latent; all in float32."""
+
+    def __init__(self, config: DLFConfig) -> None:
+        super().__init__()
+        self.config = config
+        rh, rw = config.base_region_px
+        cell = config.cell_px
+        self.token_in = nn.Linear(3 * rh * rw, config.token_dim)
+        self.token_codes = nn.Embedding(config.codebook_size, config.base_components)
+        self.token_out = nn.Linear(config.base_components, 3 * rh * rw)
+        self.detail_in = nn.Linear(3 * cell * cell, config.latent_dim, bias=False)
+        self.detail_out = nn.Linear(config.latent_dim, 3 * cell * cell, bias=False)
+        self.log_gain = nn.Parameter(torch.zeros(config.levels, config.latent_dim))
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """`x` B 3 H W -> token inputs T 32 token_dim, tiles in raster order."""
+        rh, rw = self.config.base_region_px
+        return self._by_tile(self.token_in(cut_patches(x, rh, rw)))
+
+    def token_image(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """Token indices T 32 -> picture B 3 height width."""
+        rh, rw = self.config.base_region_px
+        rows, cols = self.config.tile_px // rh, self.config.tile_px // rw
+        tall, wide = height // self.config.tile_px, width // self.config.tile_px
+        codes = self.token_codes(tokens).view(-1, tall, wide, rows, cols, self.config.base_components)
+        codes = codes.transpose(2, 3).reshape(-1, tall * rows, wide * cols, self.config.base_components)
+        return join_patches(self.token_out(codes), rh, rw)
+
+    def detail(self, rest: Tensor, level: Tensor) -> Tensor:
+        """What the token picture leaves, B 3 H W -> addition to the latent B latent_dim H/32 W/32."""
+        cell = self.config.cell_px
+        y = self.detail_in(cut_patches(rest, cell, cell)).permute(0, 3, 1, 2)
+        return y * at_level(self.log_gain, level).exp()[:, :, None, None]
+
+    def detail_image(self, latent: Tensor, level: Tensor) -> Tensor:
+        """Quantised latent times step -> picture to add to the token picture, B 3 H W."""
+        cell = self.config.cell_px
+        y = latent * (-at_level(self.log_gain, level)).exp()[:, :, None, None]
+        return join_patches(self.detail_out(y.permute(0, 2, 3, 1)), cell, cell)
+
+    def _by_tile(self, regions: Tensor) -> Tensor:
+        rh, rw = self.config.base_region_px
+        rows, cols = self.config.tile_px // rh, self.config.tile_px // rw
+        b, h, w, c = regions.shape
+        x = regions.reshape(b, h // rows, rows, w // cols, cols, c).transpose(2, 3)
+        return x.reshape(-1, rows * cols, c)

@@ -1,0 +1,168 @@
+"""The detail bottleneck: transforms around a quantised latent that is coded in four passes (DLF, section 3.4).
+
+The prior here is the float form that training uses. What decides symbols in files is its integer form,
+`dlfc.entropy.prior`, made from these weights.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlfc.model.config import DLFConfig
+
+SKIP_SCALE = 0.12  # below this scale a symbol is taken as 0 and not coded, as published
+MIN_SCALE = 0.11  # smallest scale of the published table
+TRAINING_MIN_SCALE = 0.16  # in training no symbol is skipped, and none is so surprising that its gradient rules
+MIN_STEP = 0.5  # smallest quantisation step, as published
+
+# For each pass, which position of the 2x2 pattern (even/odd row, even/odd column) each channel group codes.
+PASS_POSITIONS = ((0, 1, 2, 3), (3, 2, 1, 0), (2, 3, 0, 1), (1, 0, 3, 2))
+
+
+def pass_masks(channels: int, height: int, width: int) -> Tensor:
+    """Bool masks (4, channels, height, width): which latent values each pass codes."""
+    position = (torch.arange(height)[:, None] % 2) * 2 + torch.arange(width)[None] % 2
+    at = torch.stack([position == k for k in range(4)])
+    groups = torch.stack([at[list(row)] for row in PASS_POSITIONS])  # pass, group, H, W
+    return groups.repeat_interleave(channels // 4, 1)
+
+
+class DepthConvBlock(nn.Module):
+    """1x1, depthwise 3x3, 1x1, then a gated-free feed-forward with two leaky slopes; both residual."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_in, 1)
+        self.depthwise = nn.Conv2d(c_in, c_in, 3, padding=1, groups=c_in)
+        self.conv2 = nn.Conv2d(c_in, c_out, 1)
+        self.adaptor = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+        self.expand = nn.Conv2d(c_out, 4 * c_out, 1)
+        self.contract = nn.Conv2d(2 * c_out, c_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.adaptor(x) + self.conv2(self.depthwise(F.leaky_relu(self.conv1(x), 0.01)))
+        a, b = self.expand(x).chunk(2, 1)
+        return x + self.contract(F.leaky_relu(a, 0.1) + F.leaky_relu(b, 0.01))
+
+
+class DetailPrior(nn.Module):
+    """Step, scales and means of the latent: of all values at first, then of each pass given the passes before."""
+
+    def __init__(self, config: DLFConfig) -> None:
+        super().__init__()
+        c = config.latent_dim
+        self.vector = nn.Parameter(torch.ones(config.levels, c))
+        self.first = nn.Sequential(DepthConvBlock(c, 2 * c), DepthConvBlock(2 * c, 3 * c))
+        self.reduce = nn.Conv2d(3 * c, c, 1)
+        self.adaptors = nn.ModuleList(DepthConvBlock(2 * c, 2 * c) for _ in range(3))
+        self.spatial = nn.Sequential(*(DepthConvBlock(2 * c, 2 * c) for _ in range(3)))
+
+    def start(self, vector: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`vector` B C -> step, scales, means and the common map, each B C H W."""
+        params = self.first(vector[:, :, None, None].expand(-1, -1, height, width))
+        step, scales, means = params.chunk(3, 1)
+        return step.clamp(min=MIN_STEP), scales, means, self.reduce(params)
+
+    def refine(self, k: int, known: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:
+        """Scales and means for pass `k` (1..3), given the latent values of the passes before."""
+        scales, means = self.spatial(self.adaptors[k - 1](torch.cat([known, common], 1))).chunk(2, 1)
+        return scales, means
+
+
+def _lower_bound(x: Tensor, bound: float) -> Tensor:
+    """max(x, bound) whose gradient still passes where it would raise x."""
+    return _LowerBound.apply(x, bound)
+
+
+class _LowerBound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, bound: float) -> Tensor:  # type: ignore[no-untyped-def, override]
+        ctx.save_for_backward(x < bound)
+        return x.clamp(min=bound)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def, override]
+        (below,) = ctx.saved_tensors
+        return grad * (~below | (grad < 0)), None
+
+
+def gaussian_bits(residual: Tensor, scales: Tensor, min_scale: float = MIN_SCALE) -> Tensor:
+    """Bits of each value for an integer bin around `residual` under a zero-mean Gaussian."""
+    x = residual.abs().float() * math.sqrt(0.5)
+    s = _lower_bound(scales.float(), min_scale)
+    half = math.sqrt(0.5) / 2
+    p = 0.5 * (torch.erfc((x - half) / s) - torch.erfc((x + half) / s))
+    return -torch.log2(p + 1e-5)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What the four passes made of a latent, all B C H W: coded residuals, their scales, values, and the bits."""
+
+    symbols: Tensor
+    scales: Tensor
+    values: Tensor
+    step: Tensor
+    bits: Tensor
+
+
+class Bottleneck(nn.Module):
+    """Detail features -> latent -> quantised latent -> detail features, at one of several rate levels."""
+
+    def __init__(self, config: DLFConfig) -> None:
+        super().__init__()
+        c, q = config.detail_dim, config.latent_dim
+        self.levels = config.levels
+        self.encode_gain = nn.Parameter(torch.ones(config.levels, c))
+        self.decode_gain = nn.Parameter(torch.ones(config.levels, c))
+        self.encode_in = nn.Sequential(DepthConvBlock(c, c), DepthConvBlock(c, c))
+        self.encode_out = nn.Sequential(DepthConvBlock(c, c), DepthConvBlock(c, q))
+        self.decode_in = nn.Sequential(DepthConvBlock(q, c), DepthConvBlock(c, c))
+        self.decode_out = nn.Sequential(DepthConvBlock(c, c), DepthConvBlock(c, c))
+        self.prior = DetailPrior(config)
+
+    def analyse(self, h: Tensor, level: Tensor) -> Tensor:
+        """`h` B C H W, `level` B in [0, levels-1] -> latent B latent_dim H W, before the step."""
+        return self.encode_out(self.encode_in(h) * at_level(self.encode_gain, level)[:, :, None, None])
+
+    def synthesise(self, latent: Tensor, level: Tensor) -> Tensor:
+        """Quantised latent times step -> detail features B C H W."""
+        return self.decode_out(self.decode_in(latent) * at_level(self.decode_gain, level)[:, :, None, None])
+
+    def quantise(self, y: Tensor, level: Tensor) -> Quantised:
+        """Four passes over `y` B C H W with the float prior.
+
+        In training mode no symbol is skipped, the rounding passes gradients, and the bits are those of the rounded
+        residual: most symbols are zero at our rates, where noise in place of rounding overstates the bits.
+        """
+        _, c, h, w = y.shape
+        step, scales, means, common = self.prior.start(at_level(self.prior.vector, level), h, w)
+        y = y / step
+        values, symbols, used = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
+        for k, mask in enumerate(pass_masks(c, h, w).to(y.device)):
+            if k:
+                scales, means = self.prior.refine(k, values, common)
+            residual = y - means
+            rounded = torch.round(residual)
+            if self.training:
+                rounded = residual + (rounded - residual).detach()
+            else:
+                rounded = torch.where(scales < SKIP_SCALE, torch.zeros_like(y), rounded)
+            symbols = symbols + rounded * mask
+            used = used + scales * mask
+            values = values + (rounded + means) * mask
+        bits = gaussian_bits(symbols, used, TRAINING_MIN_SCALE if self.training else MIN_SCALE)
+        return Quantised(symbols, used, values, step, bits)
+
+
+def at_level(vectors: Tensor, level: Tensor) -> Tensor:
+    """Linear interpolation between the rows of `vectors` (levels, C) at `level` (B,) -> B C."""
+    low = level.floor().clamp(0, max(len(vectors) - 2, 0)).long()
+    high = (low + 1).clamp(max=len(vectors) - 1)
+    part = (level - low).to(vectors.dtype)[:, None]
+    return vectors[low] * (1 - part) + vectors[high] * part

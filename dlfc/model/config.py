@@ -1,0 +1,96 @@
+"""The one description of a DLF network: every size that the modules need, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class DLFConfig:
+    """Sizes of a DLF network. The defaults are the published configuration (DLF, ICCV 2025, section 4.1).
+
+    Pictures are cut into tiles of `tile_px`; a patch of `patch_px` is one cell of the 1/16 grid, two by two of
+    them are one cell of the detail latent (the 1/32 grid).
+    """
+
+    tile_px: int = 256
+    patch_px: int = 16
+    head_dim: int = 64  # of every attention but the ViT's, which has `heads`
+
+    # semantic branch: ViTs over [class, patches, latent tokens] of each tile
+    width: int = 1024
+    heads: int = 16
+    encoder_layers: int = 24
+    decoder_layers: int = 24
+    tokens_per_tile: int = 32
+    token_dim: int = 12
+    codebook_size: int = 4096
+    published_reshape: bool = True  # the published token projection mixes positions and channels; its weights need that
+
+    # detail branch
+    detail_dim: int = 768
+    latent_dim: int = 64
+    levels: int = 1
+    swin_in: int = 4
+    swin_out: int = 2
+    swin_up: int = 4
+
+    # exchange between the branches after these transformer layers
+    encoder_exchange: tuple[int, ...] = (3, 7, 11, 15, 19)
+    decoder_exchange: tuple[int, ...] = (3, 7, 11, 15, 19)
+    exchange_attention: int = 2
+    exchange_swin: int = 2
+    exchange_convnext: int = 2
+
+    # fusion of both branches into a mixture of codebook entries
+    fusion_dim: int = 1024
+    fusion_swin_in: int = 2
+    fusion_swin: int = 4
+    mixture_size: int = 256
+    mixture_dim: int = 256
+
+    # generative decoder (VQGAN's)
+    generator_channels: int = 128
+    generator_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    generator_blocks: int = 3
+    generator_norm: bool = True
+    generator_attention: bool = True
+    generator_mid: bool = True
+    output_patch_px: int = 1  # the last grid's cell in pixels; more than one ends in a pixel shuffle
+
+    # linear base: a data-dependent linear codec beside the network (0 components: none, as published)
+    base_components: int = 0
+    base_region_px: tuple[int, int] = (32, 64)
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit together, with ValueError."""
+        if self.patch_px != self.output_patch_px * 2 ** (len(self.generator_mult) - 1):
+            raise ValueError("the generator must lead from the patch grid to pixels")
+        if self.latent_dim % 4:
+            raise ValueError("latent_dim must be a multiple of 4: channels are coded in four groups")
+        region_h, region_w = self.base_region_px
+        if self.base_components and (self.tile_px // region_h) * (self.tile_px // region_w) != self.tokens_per_tile:
+            raise ValueError("the linear base needs one region per token")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of a tile."""
+        return self.tile_px // self.patch_px
+
+    @property
+    def cell_px(self) -> int:
+        """Pixels along one side of a cell of the detail latent."""
+        return 2 * self.patch_px
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON can hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> DLFConfig:
+        """The configuration written by `to_dict`; raises TypeError on an unknown field."""
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+
+
+PAPER = DLFConfig()

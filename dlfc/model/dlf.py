@@ -1,0 +1,133 @@
+"""The whole DLF network: pictures to tokens and latent, and back (ICCV 2025, arXiv 2503.01428)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlfc.model.base import LinearBase
+from dlfc.model.bottleneck import Bottleneck, Quantised
+from dlfc.model.branches import Decoder, Encoder
+from dlfc.model.config import DLFConfig
+from dlfc.model.generator import Fusion, Generator
+
+
+class Codebook(nn.Module):
+    """Vector quantisation of unit vectors; the quantised vector is the normalised entry (TiTok)."""
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        self.entries = nn.Parameter(torch.randn(size, dim))
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """`z` ... dim -> index of the nearest entry (squared distance of unit vectors; the first minimum wins)."""
+        z, e = F.normalize(z, dim=-1).reshape(-1, z.shape[-1]), F.normalize(self.entries, dim=-1)
+        distance = z.square().sum(1, keepdim=True) + e.square().sum(1) - 2 * z @ e.T
+        return distance.argmin(1)
+
+    def lookup(self, tokens: Tensor) -> Tensor:
+        """Token indices -> unit vectors."""
+        return F.normalize(self.entries[tokens], dim=-1)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Everything the float path computes for one batch; names as in the published description."""
+
+    tokens: Tensor  # T 32, indices
+    token_inputs: Tensor  # T 32 token_dim, before quantisation
+    detail: Tensor  # B C H/32 W/32, before the bottleneck
+    quantised: Quantised
+    detail_hat: Tensor  # B C H/32 W/32, after the bottleneck
+    semantic_map: Tensor  # B H/16 W/16 width
+    detail_map: Tensor  # B H/16 W/16 C
+    logits: Tensor  # B H/16 W/16 mixture_size
+    latent: Tensor  # B mixture_dim H/16 W/16
+    base: Tensor | None  # B 3 H W
+    image: Tensor  # B 3 H W
+
+
+class DLF(nn.Module):
+    """Encoder side: `analyse_tokens`, `analyse_detail`. Decoder side: `reconstruct`. `forward` runs both."""
+
+    def __init__(self, config: DLFConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.codebook = Codebook(config.codebook_size, config.token_dim)
+        self.bottleneck = Bottleneck(config)
+        self.decoder = Decoder(config)
+        self.fusion = Fusion(config)
+        self.mixture = nn.Parameter(torch.randn(config.mixture_size, config.mixture_dim))
+        self.generator = Generator(config)
+        self.base = LinearBase(config) if config.base_components else None
+
+    def analyse_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`x` B 3 H W in [-1, 1], sides multiples of a tile -> token inputs T 32 token_dim, detail features."""
+        z, detail = self.encoder(x * 0.5 + 0.5)
+        if self.base is not None:
+            with torch.autocast(x.device.type, enabled=False):
+                z = z.float() + self.base.tokens(x)
+        return z, detail
+
+    def analyse_detail(self, x: Tensor, detail: Tensor, tokens: Tensor, level: Tensor) -> Tensor:
+        """Detail features and the chosen tokens -> latent B latent_dim H/32 W/32, before the step."""
+        y = self.bottleneck.analyse(detail, level).float()
+        if self.base is not None:
+            with torch.autocast(x.device.type, enabled=False):
+                rest = x - self.base.token_image(tokens, x.shape[2], x.shape[3])
+                y = y + self.base.detail(rest, level)
+        return y
+
+    def base_image(self, tokens: Tensor, latent: Tensor, level: Tensor) -> Tensor | None:
+        """The linear picture B 3 H W that the generator refines, or None where the model has none."""
+        if self.base is None:
+            return None
+        _, _, h, w = latent.shape
+        with torch.autocast(latent.device.type, enabled=False):
+            image = self.base.token_image(tokens, h * self.config.cell_px, w * self.config.cell_px)
+            return image + self.base.detail_image(latent.float(), level)
+
+    def fuse(self, vectors: Tensor, detail_hat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Token vectors and detail features -> semantic map, detail map, logits, latent."""
+        semantic_map, detail_map = self.decoder(vectors, detail_hat)
+        logits = self.fusion(semantic_map, detail_map)
+        latent = (torch.softmax(logits.float(), -1) @ self.mixture.float()).permute(0, 3, 1, 2)
+        return semantic_map, detail_map, logits, latent
+
+    def reconstruct(self, tokens: Tensor, latent: Tensor, level: Tensor) -> Tensor:
+        """Tokens T 32 and quantised latent times step, B latent_dim H/32 W/32 -> picture B 3 H W."""
+        detail_hat = self.bottleneck.synthesise(latent, level)
+        *_, mixture = self.fuse(self.codebook.lookup(tokens), detail_hat)
+        return self.generator(mixture, self.base_image(tokens, latent, level))
+
+    def forward(self, x: Tensor, level: Tensor) -> Reconstruction:
+        """`x` B 3 H W in [-1, 1], `level` B in [0, levels-1]; sides that are no multiples of a tile are padded."""
+        _, _, h, w = x.shape
+        x = pad_to_tiles(x, self.config.tile_px)
+        z, detail = self.analyse_tokens(x)
+        tokens = self.codebook.nearest(z.float()).view(z.shape[:2])
+        vectors = self.codebook.lookup(tokens)
+        if self.training:  # gradients pass the quantiser
+            unit = F.normalize(z.float(), dim=-1)
+            vectors = unit + (vectors - unit).detach()
+        y = self.analyse_detail(x, detail, tokens, level)
+        with torch.autocast(x.device.type, enabled=False):
+            quantised = self.bottleneck.quantise(y, level)
+            coded = quantised.values * quantised.step
+        detail_hat = self.bottleneck.synthesise(coded, level)
+        semantic_map, detail_map, logits, latent = self.fuse(vectors, detail_hat)
+        base = self.base_image(tokens, coded, level)
+        image = self.generator(latent, base)[:, :, :h, :w]
+        return Reconstruction(
+            tokens, z, detail, quantised, detail_hat, semantic_map, detail_map, logits, latent, base, image
+        )
+
+
+def pad_to_tiles(x: Tensor, tile_px: int) -> Tensor:
+    """Pad right and bottom by replication to whole tiles."""
+    h, w = x.shape[2:]
+    return F.pad(x, (0, -w % tile_px, 0, -h % tile_px), mode="replicate")

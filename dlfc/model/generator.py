@@ -1,0 +1,133 @@
+"""Fusion of both branches, and the generative decoder that turns the fused latent into pixels (DLF, section 3.3)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dlfc.model.config import DLFConfig
+from dlfc.model.detail import swin_run
+
+
+class Fusion(nn.Module):
+    """Maps of both branches -> weights of a mixture of codebook entries, per cell of the 1/16 grid."""
+
+    def __init__(self, config: DLFConfig) -> None:
+        super().__init__()
+        c = config
+        self.semantic_in = swin_run(c.width, c.head_dim, c.grid, c.fusion_swin_in)
+        self.detail_in = swin_run(c.detail_dim, c.head_dim, c.grid, c.fusion_swin_in)
+        self.merge = nn.Sequential(
+            nn.Linear(c.width + c.detail_dim, 2 * c.width),
+            nn.LayerNorm(2 * c.width),
+            nn.SiLU(),
+            nn.Linear(2 * c.width, c.fusion_dim),
+        )
+        self.blocks = swin_run(c.fusion_dim, c.head_dim, c.grid, c.fusion_swin)
+        self.head = nn.Sequential(
+            nn.LayerNorm(c.fusion_dim),
+            nn.Linear(c.fusion_dim, 2 * c.fusion_dim),
+            nn.Tanh(),
+            nn.Linear(2 * c.fusion_dim, c.mixture_size),
+        )
+
+    def forward(self, semantic: Tensor, detail: Tensor) -> Tensor:
+        """`B H W width`, `B H W C` -> logits `B H W mixture_size`."""
+        both = torch.cat([self.semantic_in(semantic), self.detail_in(detail)], -1)
+        return self.head(self.blocks(self.merge(both)))
+
+
+def _norm(channels: int, config: DLFConfig) -> nn.Module:
+    return nn.GroupNorm(32, channels, eps=1e-6) if config.generator_norm else nn.Identity()
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions, pre-activation."""
+
+    def __init__(self, c_in: int, c_out: int, config: DLFConfig) -> None:
+        super().__init__()
+        self.norm1 = _norm(c_in, config)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.norm2 = _norm(c_out, config)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv1(F.silu(self.norm1(x)))
+        y = self.conv2(F.silu(self.norm2(y)))
+        return self.shortcut(x) + y
+
+
+class MapAttention(nn.Module):
+    """Single-head attention over all cells of a map."""
+
+    def __init__(self, channels: int, config: DLFConfig) -> None:
+        super().__init__()
+        self.norm = _norm(channels, config)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, c, h, w = x.shape
+        q, k, v = self.qkv(self.norm(x)).view(b, 3, 1, c, h * w).transpose(3, 4).unbind(1)
+        mixed = F.scaled_dot_product_attention(q, k, v)  # B 1 HW C
+        return x + self.out(mixed.transpose(2, 3).reshape(b, c, h, w))
+
+
+class Upsample(nn.Module):
+    """Nearest neighbour by two, then 3x3."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Generator(nn.Module):
+    """The decoder of a VQGAN (taming transformers, f16): fused latent -> picture.
+
+    With a linear base, the base picture enters at the last grid and the output is added to it.
+    """
+
+    def __init__(self, config: DLFConfig) -> None:
+        super().__init__()
+        c = config
+        channels = [c.generator_channels * m for m in c.generator_mult]
+        here = channels[-1]
+        self.output_patch_px = c.output_patch_px
+        self.post_quant = nn.Conv2d(c.mixture_dim, c.mixture_dim, 1)
+        self.conv_in = nn.Conv2d(c.mixture_dim, here, 3, padding=1)
+        self.mid = nn.Sequential()
+        if c.generator_mid:
+            self.mid.append(ResidualBlock(here, here, c))
+            if c.generator_attention:
+                self.mid.append(MapAttention(here, c))
+            self.mid.append(ResidualBlock(here, here, c))
+        self.levels = nn.ModuleList()
+        for i, out in reversed(list(enumerate(channels))):
+            level = nn.Sequential()
+            last_in = here
+            for _ in range(c.generator_blocks):
+                level.append(ResidualBlock(here, out, c))
+                here = out
+                if c.generator_attention and i == len(channels) - 1:
+                    level.append(MapAttention(here, c))
+            if i:
+                level.append(Upsample(here))
+            self.levels.append(level)
+        self.norm_out = _norm(here, c)
+        self.conv_out = nn.Conv2d(here, 3 * c.output_patch_px**2, 3, padding=1)
+        self.base_in = nn.Conv2d(3 * c.output_patch_px**2, last_in, 3, padding=1) if c.base_components else None
+
+    def forward(self, latent: Tensor, base: Tensor | None = None) -> Tensor:
+        """`latent` B mixture_dim H/16 W/16, `base` B 3 H W or None -> picture B 3 H W, nominally in [-1, 1]."""
+        x = self.mid(self.conv_in(self.post_quant(latent)))
+        for i, level in enumerate(self.levels):
+            if i == len(self.levels) - 1 and self.base_in is not None and base is not None:
+                x = x + self.base_in(F.pixel_unshuffle(base, self.output_patch_px))
+            x = level(x)
+        x = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.output_patch_px)
+        return x if base is None else x.float() + base

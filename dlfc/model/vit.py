@@ -1,0 +1,95 @@
+"""Vision transformer blocks, and the exchange between the semantic and the detail branch (DLF, section 3.2)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention over `B N C`, all pairs."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v)  # B heads N head_dim
+        return self.out(mixed.transpose(1, 2).reshape(b, n, c))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(dim, hidden)
+        self.contract = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.contract(F.gelu(self.expand(x)))
+
+
+class VitBlock(nn.Module):
+    """Pre-norm transformer block over `B N C`."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm_attention = nn.LayerNorm(dim)
+        self.attention = Attention(dim, heads)
+        self.norm_mlp = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, 4 * dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm_attention(x))
+        return x + self.mlp(self.norm_mlp(x))
+
+
+def cut_tiles(x: Tensor, grid: int) -> Tensor:
+    """`B H W C` -> `B*nH*nW grid*grid C`, tiles and cells in raster order."""
+    b, h, w, c = x.shape
+    x = x.view(b, h // grid, grid, w // grid, grid, c).transpose(2, 3)
+    return x.reshape(-1, grid * grid, c)
+
+
+def join_tiles(tiles: Tensor, grid: int, height: int, width: int) -> Tensor:
+    """The inverse of `cut_tiles` for a map of `height` x `width` cells."""
+    c = tiles.shape[-1]
+    x = tiles.view(-1, height // grid, width // grid, grid, grid, c).transpose(2, 3)
+    return x.reshape(-1, height, width, c)
+
+
+class Exchange(nn.Module):
+    """Lets the tokens of a tile and the detail map of the same tile attend to each other.
+
+    Both are updated residually; the semantic update starts at zero.
+    """
+
+    def __init__(self, width: int, detail_dim: int, head_dim: int, tokens: int, grid: int, depth: int) -> None:
+        super().__init__()
+        self.grid = grid
+        self.semantic_position = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.detail_position = nn.Parameter(torch.randn(grid * grid, detail_dim) * 0.02)
+        self.compress = nn.Linear(width, detail_dim)
+        self.blocks = nn.ModuleList(VitBlock(detail_dim, detail_dim // head_dim) for _ in range(depth))
+        self.decompress = nn.Sequential(nn.Linear(detail_dim, 2 * detail_dim), nn.LayerNorm(2 * detail_dim), nn.SiLU())
+        self.semantic_add = nn.Linear(2 * detail_dim, width)
+        self.detail_add = nn.Sequential(nn.LayerNorm(detail_dim), nn.Linear(detail_dim, detail_dim))
+        nn.init.zeros_(self.semantic_add.weight)
+        nn.init.zeros_(self.semantic_add.bias)
+
+    def forward(self, semantic: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
+        """`semantic` T N width, `detail` B H W C -> the same shapes."""
+        _, h, w, _ = detail.shape
+        tiles = cut_tiles(detail, self.grid)
+        n = semantic.shape[1]
+        x = torch.cat([self.compress(semantic + self.semantic_position), tiles + self.detail_position], 1)
+        for block in self.blocks:
+            x = block(x)
+        semantic = semantic + self.semantic_add(self.decompress(x[:, :n]))
+        return semantic, join_tiles(tiles + self.detail_add(x[:, n:]), self.grid, h, w)
