@@ -1,0 +1,102 @@
+"""Which models there are: the bundled ones and those in the user's model folder. Loads no weights and no torch.
+
+A model is two files: `NAME.safetensors` and its description `NAME.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from dlfc.errors import ModelError
+
+DEFAULT_MODEL = "small"
+MODELS_DIR_VARIABLE = "DLFC_MODELS_DIR"
+MODEL_ID_BYTES = 4
+_BUNDLED = Path(__file__).parent / "weights"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A model that can be loaded: its name, where its weights lie, and what identifies them."""
+
+    name: str
+    weights: Path
+    fingerprint: str  # SHA-256 of the weights that matter, hexadecimal
+    parameters: int
+    levels: int
+
+    @property
+    def model_id(self) -> bytes:
+        """What a file says of its model: the first bytes of the fingerprint."""
+        return bytes.fromhex(self.fingerprint)[:MODEL_ID_BYTES]
+
+    def save(self) -> None:
+        """Write the description beside the weights."""
+        fields = {k: v for k, v in asdict(self).items() if k != "weights"}
+        self.weights.with_suffix(".json").write_text(json.dumps(fields, indent=1) + "\n")
+
+
+def user_models_dir() -> Path:
+    """The user's model folder: $DLFC_MODELS_DIR, or dlfc/models in the platform's data folder; it need not exist."""
+    chosen = os.environ.get(MODELS_DIR_VARIABLE)
+    if chosen:
+        return Path(chosen)
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(data) / "dlfc" / "models"
+
+
+def entries(models_dir: Path | None = None) -> list[ModelEntry]:
+    """All models, bundled ones first; a description that cannot be read raises ModelError."""
+    found = []
+    for folder in (_BUNDLED, models_dir or user_models_dir()):
+        found += [read_entry(path.with_suffix(".safetensors")) for path in sorted(folder.glob("*.json"))]
+    return found
+
+
+def read_entry(weights: Path) -> ModelEntry:
+    """The entry of a weights file that has its description beside it; ModelError if that is missing or damaged."""
+    description = weights.with_suffix(".json")
+    try:
+        fields = json.loads(description.read_text())
+        entry = ModelEntry(weights=weights, **fields)
+        if len(bytes.fromhex(entry.fingerprint)) != 32:
+            raise ValueError("the fingerprint is not a SHA-256")
+    except OSError as error:
+        raise ModelError(f"{description}: cannot read the model's description: {error.strerror}") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ModelError(f"{description}: not a model description: {error}") from error
+    return entry
+
+
+def find(model: str | bytes | None = None, models_dir: Path | None = None) -> ModelEntry:
+    """The model of a name, of a path to a weights file, or of a 4-byte model id; None is the default model.
+
+    Raises ModelError, which says what models there are.
+    """
+    known = entries(models_dir)
+    if isinstance(model, bytes):
+        for entry in known:
+            if entry.model_id == model:
+                return entry
+        raise ModelError(
+            f"the file was made with model {model.hex()}, which is not installed; "
+            f"put its weights into {models_dir or user_models_dir()} or name them with --model"
+        )
+    name = model or DEFAULT_MODEL
+    if name.endswith(".safetensors"):
+        return read_entry(Path(name))
+    for entry in known:
+        if entry.name == name:
+            return entry
+    raise ModelError(f"no model {name!r}; there are: {', '.join(entry.name for entry in known) or 'none'}")
+
+
+def name_of(model_id: bytes, models_dir: Path | None = None) -> str | None:
+    """The name of the installed model that `model_id` stands for, or None."""
+    for entry in entries(models_dir):
+        if entry.model_id == model_id:
+            return entry.name
+    return None

@@ -1,0 +1,106 @@
+"""Weights files: safetensors with the network, its integer prior and its probability tables."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dlfc.entropy.coder import Tables
+from dlfc.entropy.prior import ONE, IntegerPrior, to_integers
+from dlfc.entropy.tables import TableSet, scale_thresholds
+from dlfc.errors import ModelError
+from dlfc.model.config import DLFConfig
+from dlfc.model.dlf import DLF
+from dlfc.zoo.registry import ModelEntry
+
+_PRIOR = "bottleneck.prior."  # the float prior, which files do not need
+_METADATA = "dlfc"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to code pictures."""
+
+    entry: ModelEntry
+    network: DLF
+    prior: IntegerPrior
+    thresholds: Tensor  # int64 (256,), fixed-point scales
+    detail_tables: Tables
+    token_tables: Tables
+    device: torch.device
+
+
+def fingerprint(tensors: Mapping[str, Tensor], config: DLFConfig) -> str:
+    """SHA-256 over the configuration and every tensor by name: name, type, shape and bytes."""
+    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].contiguous()
+        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def save(network: DLF, path: Path, detail: TableSet, token: TableSet, *, half: bool = True) -> ModelEntry:
+    """Write a weights file and its description for `network`; the name is the file's stem.
+
+    With `half` the float weights are stored in 16 bits. Raises ModelError if the prior does not fit fixed point.
+    """
+    kind = torch.float16 if half else torch.float32
+    state = {k: v for k, v in network.state_dict().items() if not k.startswith(_PRIOR)}
+    tensors = {f"network.{k}": v.detach().cpu().to(kind).contiguous() for k, v in state.items()}
+    integers = {f"prior.{k}": v.cpu().contiguous() for k, v in to_integers(network.bottleneck.prior).items()}
+    tensors.update(integers)
+    tensors["tables.thresholds"] = torch.from_numpy(scale_thresholds(ONE))
+    for name, tables in (("detail", detail), ("token", token)):
+        for part in ("cdf", "lengths", "offsets"):
+            tensors[f"tables.{name}.{part}"] = torch.from_numpy(getattr(tables, part)).contiguous()
+    config = network.config
+    save_file(tensors, path, {_METADATA: json.dumps({"config": config.to_dict()}, sort_keys=True)})
+    count = sum(v.numel() for k, v in tensors.items() if not k.startswith("tables."))
+    entry = ModelEntry(path.stem, path, fingerprint(tensors, config), count, config.levels)
+    entry.save()
+    return entry
+
+
+def load(entry: ModelEntry, device: torch.device) -> LoadedModel:
+    """Read a model onto `device`, and check that it is the one that its description names.
+
+    Raises ModelError if the file is missing, damaged, of another shape or not the described one.
+    """
+    try:
+        with safe_open(entry.weights, framework="pt") as file:
+            config = DLFConfig.from_dict(json.loads((file.metadata() or {})[_METADATA])["config"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except FileNotFoundError as error:
+        raise ModelError(f"{entry.weights}: no such weights file") from error
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{entry.weights}: not a weights file of dlfc: {error}") from error
+    if fingerprint(tensors, config) != entry.fingerprint:
+        raise ModelError(f"{entry.weights}: the weights are not those of model {entry.name!r}; install it anew")
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    with torch.device("meta"):
+        network = DLF(config)
+    del network.bottleneck.prior
+    network.load_state_dict({k: v.float() for k, v in part("network.").items()}, assign=True)
+    network.requires_grad_(False)
+    tables = {name: Tables(**{k: v.numpy() for k, v in part(f"tables.{name}.").items()}) for name in ("detail", "token")}
+    return LoadedModel(
+        entry,
+        network.eval().to(device),
+        IntegerPrior(part("prior."), device),
+        tensors["tables.thresholds"],
+        tables["detail"],
+        tables["token"],
+        device,
+    )
