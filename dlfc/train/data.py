@@ -1,0 +1,68 @@
+"""Training photographs, held in memory as bytes of pixels."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dlfc.errors import ImageError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
+
+
+def load_photos(source: Path, *, min_side_px: int = 1, limit: int | None = None) -> list[np.ndarray]:
+    """Every photo of a folder, and of the tar shards in it, as uint8 H W 3; smaller ones are left out."""
+    photos: list[np.ndarray] = []
+
+    def add(data: bytes) -> None:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        if min(pixels.shape[:2]) >= min_side_px:
+            photos.append(pixels)
+
+    for path in sorted(source.iterdir()):
+        if limit is not None and len(photos) >= limit:
+            break
+        if path.suffix == ".tar":
+            with tarfile.open(path) as shard:
+                for member in shard:
+                    if Path(member.name).suffix.lower() in SUFFIXES:
+                        file = shard.extractfile(member)
+                        if file is not None:
+                            add(file.read())
+        elif path.suffix.lower() in SUFFIXES:
+            add(path.read_bytes())
+    if not photos:
+        raise ImageError(f"{source}: no photos of at least {min_side_px} pixels and no tar shards there")
+    return photos[:limit]
+
+
+class Crops:
+    """Random crops and flips of photos, by a generator of its own, so that a run can be repeated."""
+
+    def __init__(self, photos: list[np.ndarray], size_px: int, seed: int) -> None:
+        self.photos, self.size_px = photos, size_px
+        self.random = np.random.default_rng(seed)
+
+    def batch(self, count: int) -> Tensor:
+        """`count` crops as float32 in [-1, 1], count 3 size size."""
+        size = self.size_px
+        out = np.empty((count, size, size, 3), np.uint8)
+        for i in range(count):
+            photo = self.photos[self.random.integers(len(self.photos))]
+            top = self.random.integers(photo.shape[0] - size + 1)
+            left = self.random.integers(photo.shape[1] - size + 1)
+            crop = photo[top : top + size, left : left + size]
+            out[i] = crop[:, ::-1] if self.random.random() < 0.5 else crop
+        return to_tensor(out)
+
+
+def to_tensor(pixels: np.ndarray) -> Tensor:
+    """uint8 N H W 3 -> float32 N 3 H W in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
