@@ -35,6 +35,7 @@ ffi.cdef(
     int dlfc_decode(dlfc_decoder *decoder, const dlfc_tables *tables, int32_t *symbols, const int32_t *indices,
                     size_t count);
     int dlfc_decode_uniform(dlfc_decoder *decoder, int32_t *values, unsigned bits, size_t count);
+    int dlfc_decoder_overrun(const dlfc_decoder *decoder);
     int dlfc_decoder_finish(dlfc_decoder *decoder);
     """
 )

@@ -164,6 +164,15 @@ int dlfc_decode_uniform(dlfc_decoder *decoder, int32_t *values, unsigned bits, s
     return DLFC_OK;
 }
 
+/* 1 if other bytes after the end, in place of zeros, could have given other symbols than those taken so far. */
+int dlfc_decoder_overrun(const dlfc_decoder *decoder)
+{
+    size_t missing = decoder->position > decoder->size ? decoder->position - decoder->size : 0;
+    if (decoder->status != DLFC_OK || missing >= 8)
+        return 1;
+    return missing > 0 && UINT64_C(1) << 8 * missing > decoder->range - decoder->code;
+}
+
 /* DLFC_OK if the encoder, given the decoded symbols, writes exactly these bytes. The last 8 bytes fetched minus code
  * are the encoder's low, from which follows how it ends. */
 int dlfc_decoder_finish(dlfc_decoder *decoder)

@@ -44,7 +44,7 @@ enum {
 enum {
     DLFC_TABLE_BITS = 16,      /* every table row sums to 2^16 */
     DLFC_MAX_UNIFORM_BITS = 16,
-    DLFC_MAX_ESCAPE_BITS = 32, /* magnitude 2^32 + ... + 1 is the largest distance between two int32 values, plus 1 */
+    DLFC_MAX_ESCAPE_BITS = 32, /* magnitudes reach 2^32, the largest distance between two int32 values plus 1 */
     DLFC_MAX_LOOKUP_BITS = 10, /* 2 KiB per row at most: larger tables leave the first-level cache */
     DLFC_TABLE_PADDING = 2,    /* entries of 0xFFFF after each row, so that four entries can be read from any slot */
     /* An escape takes 16 bits of slot, 1 of sign, 32 + 1 of prefix, 32 of magnitude: 82 bits, so 3 words and what
@@ -100,6 +100,7 @@ void dlfc_decoder_init(dlfc_decoder *decoder, const uint8_t *bytes, size_t size)
 int dlfc_decode(dlfc_decoder *decoder, const dlfc_tables *tables, int32_t *symbols, const int32_t *indices,
                 size_t count);
 int dlfc_decode_uniform(dlfc_decoder *decoder, int32_t *values, unsigned bits, size_t count);
+int dlfc_decoder_overrun(const dlfc_decoder *decoder);
 int dlfc_decoder_finish(dlfc_decoder *decoder);
 
 /* ---- encoder steps ---- */

@@ -69,7 +69,7 @@ class Tables:
 
 
 class Encoder:
-    """Collects symbols into one stream."""
+    """Collects symbols into one stream. For one thread at a time: the C code runs without the interpreter's lock."""
 
     __slots__ = ("_buffer", "_done", "_finished", "_native")
 
@@ -117,8 +117,8 @@ class Encoder:
     def finish(self) -> bytes:
         """The stream, with its shortest ending; the encoder takes no more symbols after this.
 
-        At most one byte longer than the ideal code length (plus rounding of 2^-17 bits a symbol); the last byte is
-        never zero; no symbols, or only certain ones, give b"".
+        Less than one byte longer than the ideal code length, plus rounding of about 2^-21 bits a symbol. The last
+        byte is never zero; no symbols give b"", and so do symbols that all are the first of their rows.
         """
         self._check_open()
         while lib.dlfc_encoder_finish(self._native) == lib.DLFC_FULL:
@@ -149,7 +149,7 @@ class Encoder:
 
 
 class Decoder:
-    """Takes symbols out of one stream, in the order in which they were put."""
+    """Takes symbols out of one stream, in the order in which they were put. For one thread at a time."""
 
     __slots__ = ("_data", "_native")
 
@@ -161,7 +161,8 @@ class Decoder:
     def get(self, indices: npt.NDArray[Any], tables: Tables) -> Int32Array:
         """The next symbols, one for each of `indices` and in their shape.
 
-        Bytes past the end read as zero, so a stream that was cut gives symbols too, wrong ones after the cut.
+        Bytes past the end read as zero, so a stream that was cut gives symbols too, wrong ones after the cut; see
+        `overrun`.
 
         Raises:
             FormatError: no encoder writes this stream; the decoder gives nothing more after that.
@@ -185,14 +186,24 @@ class Decoder:
         _raise_on(lib.dlfc_decode_uniform(self._native, _pointer(values), bits, count), "bits")
         return values
 
+    @property
+    def overrun(self) -> bool:
+        """True if bytes after the end, had there been any, could have changed the symbols taken so far.
+
+        For a stream that was cut: what was taken before this turned true is certain. The last symbols of a whole
+        stream are mostly past that point, for its ending is the shortest that is right with zeros after it.
+        """
+        return bool(lib.dlfc_decoder_overrun(self._native))
+
     def finish(self) -> None:
         """Check that the stream ends here.
 
-        Passes if, and only if, encoding everything that was taken gives exactly these bytes. So bytes too many,
-        bytes too few and an ending that another encoder might have chosen are all refused.
+        Passes if, and only if, encoding everything that was taken gives exactly these bytes: bytes left over, zero
+        bytes at the end and an ending that another encoder might choose are refused. A stream that was cut is not
+        noticed here, for it is the stream of other symbols; that takes a length or a checksum outside.
 
         Raises:
-            FormatError: it does not.
+            FormatError: the stream does not end here.
         """
         if lib.dlfc_decoder_finish(self._native) != lib.DLFC_OK:
             raise FormatError("the entropy-coded stream does not end where its symbols do; the file is damaged")
