@@ -48,6 +48,3 @@ ffi.set_source(
     include_dirs=["native"],
     extra_compile_args=["-O3"],
 )
-
-if __name__ == "__main__":
-    ffi.compile(verbose=True)
