@@ -24,6 +24,11 @@ from dlfc.train.warmstart import warm_start
 LPIPS_JITTER = 8  # random margin cut before LPIPS, so that no texture can lock to the stride of its first layer
 
 
+# Parts that start from data: small weights that a common learning rate would wash away, and what picks tokens, which
+# would move them between codes faster than everything that reads them could follow (the codebook then collapses).
+SLOW_PARTS = ("base.", "codebook.", "encoder.to_token.")
+
+
 class RateController:
     """One lambda per level, raised while the level spends more than its target and lowered while it spends less."""
 
@@ -72,11 +77,16 @@ def losses(model: DLF, lpips: Lpips, recipe: Recipe, x: Tensor, level: Tensor, w
     bpp = out.quantised.bits.flatten(1).sum(1) / (x.shape[2] * x.shape[3])
     unit = F.normalize(out.token_inputs.float(), dim=-1)
     codes = model.codebook.lookup(out.tokens)
-    commitment = recipe.commitment_weight * F.mse_loss(unit, codes.detach()) + F.mse_loss(unit.detach(), codes)
+    commitment = recipe.commitment_weight * _distance(unit, codes.detach()) + _distance(unit.detach(), codes)
     total = recipe.mse_weight * mse + recipe.lpips_weight * perceptual + (weight * bpp).mean() + commitment
     if out.base is not None:
         total = total + recipe.base_weight * F.mse_loss(out.base * 0.5 + 0.5, target)
     return Losses(total, mse.detach(), perceptual.detach(), (bpp + token_bpp(model)).detach())
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared distance of vectors in the last dimension."""
+    return (a - b).square().sum(-1).mean()
 
 
 class Trainer:
@@ -92,8 +102,8 @@ class Trainer:
         self.judge = Lpips(metrics, "squeeze").to(self.device)
         self.model = DLF(recipe.model).to(self.device)
         self.controller = RateController(recipe.target_bpp, recipe.first_lambda, recipe.controller_rate)
-        slow = [p for n, p in self.model.named_parameters() if n.startswith(("base.", "codebook."))]
-        rest = [p for n, p in self.model.named_parameters() if not n.startswith(("base.", "codebook."))]
+        slow = [p for n, p in self.model.named_parameters() if n.startswith(SLOW_PARTS)]
+        rest = [p for n, p in self.model.named_parameters() if not n.startswith(SLOW_PARTS)]
         groups = [{"params": rest, "part": 1.0}, {"params": slow, "part": recipe.base_rate}]
         self.optimizer = torch.optim.AdamW(groups, recipe.learning_rate, (0.9, 0.98), weight_decay=0.0)
         self.step = 0

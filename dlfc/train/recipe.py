@@ -22,7 +22,7 @@ class Recipe:
     crop_px: int = 256
     seed: int = 0
     learning_rate: float = 5e-4
-    base_rate: float = 0.03  # learning rate of the linear base and the codebook, as a part: their weights are small
+    base_rate: float = 0.02  # learning rate of the parts that start from data, as a part of the others'
     warmup_steps: int = 100
     final_rate: float = 0.02  # learning rate at the end, as a part of the first
     ema: float = 0.998
