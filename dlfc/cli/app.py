@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -22,7 +23,6 @@ from dlfc.files import print_to_stdout
 PROGRAM = "dlfc"
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 128 + signal.SIGINT
 
 # click's UsageError. Newer versions of Typer carry their own copy of click, so it is reached through a public name.
 _ParserError = cast(type[typer.BadParameter], typer.BadParameter.__mro__[1])
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        with _signals_as_exit():
+        with _signals_as_exceptions():
             status = typer.main.get_command(app).main(arguments, prog_name=PROGRAM, standalone_mode=False)
             print_to_stdout("")  # errors of what is still in the buffer appear here and not after the end
         return status if isinstance(status, int) else 0
@@ -92,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _usage(arguments, error.format_message())
     except UsageProblem as error:
         return _usage(arguments, str(error))
-    except (KeyboardInterrupt, typer.Abort):
-        return EXIT_INTERRUPTED
+    except _Terminated as error:
+        return _leave(128 + error.number)
     except BrokenPipeError:
         return EXIT_FAILURE  # whoever read our output has seen enough
     except (DlfcError, OSError) as error:
@@ -109,22 +109,44 @@ def _usage(arguments: list[str], problem: str) -> int:
     return EXIT_USAGE
 
 
-@contextmanager
-def _signals_as_exit() -> Iterator[None]:
-    """Let the signals that ask a program to end unwind the stack, so that temporary files are removed."""
+class _Terminated(BaseException):
+    """A signal asked the program to end."""
 
-    def leave(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def _signals_as_exceptions() -> Iterator[None]:
+    """Let the signals that ask a program to end unwind the stack, so that temporary files are removed.
+
+    Typer has an answer of its own to KeyboardInterrupt, which would keep us from leaving at once.
+    """
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise _Terminated(number)
 
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    wanted = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]  # nohup ignores SIGHUP
-    for number in wanted:
-        signal.signal(number, leave)
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    usual = {number: signal.getsignal(number) for number in numbers}
+    changed = [number for number in numbers if usual[number] in (signal.SIG_DFL, signal.default_int_handler)]
+    for number in changed:  # all but those that, for one, nohup lets us ignore
+        signal.signal(number, terminate)
     try:
         yield
     finally:
-        for number in wanted:
-            signal.signal(number, signal.SIG_DFL)
+        for number in changed:
+            signal.signal(number, usual[number])
+
+
+def _leave(status: int) -> int:
+    """Return the exit status after a signal; while threads still work, end the process instead.
+
+    Python would wait for pictures that nobody wants any more.
+    """
+    if threading.active_count() > 1:
+        os._exit(status)
+    return status

@@ -149,13 +149,15 @@ def _outcomes(
 ) -> Iterator[_Outcome]:
     """Yield what becomes of each job, in order, while up to `threads` of them are worked on."""
     stopped = threading.Event()
+    saving = threading.Lock()
 
     def attempt(job: Job) -> _Outcome:
         start = time.perf_counter()
         try:
             result = work(job)
-            if not stopped.is_set():
-                _save(job, result.data, overwrite)
+            with saving:
+                if not stopped.is_set():
+                    _save(job, result.data, overwrite)
         except _FILE_ERRORS as error:
             if isinstance(error, BrokenPipeError) and job.target == STANDARD_STREAM:
                 raise
@@ -165,15 +167,16 @@ def _outcomes(
     if threads <= 1:
         yield from map(attempt, jobs)
         return
-    with ThreadPoolExecutor(threads, initializer=_share_of_torch_threads(threads)) as pool:
-        futures = [pool.submit(attempt, job) for job in jobs]
-        try:
-            for future in futures:
-                yield future.result()
-        except BaseException:
-            stopped.set()  # pictures under way are finished but not saved
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    pool = ThreadPoolExecutor(threads, initializer=_share_of_torch_threads(threads))
+    futures = [pool.submit(attempt, job) for job in jobs]
+    try:
+        for future in futures:
+            yield future.result()
+    finally:
+        stopped.set()
+        pool.shutdown(wait=False, cancel_futures=True)
+        with saving:  # a file that is being written is finished, pictures still being worked on are given up
+            pass
 
 
 def _share_of_torch_threads(workers: int) -> Callable[[], None]:
