@@ -75,10 +75,10 @@ def _for_people(name: str, file_info: FileInfo) -> str:
     facts.add_column()
     pixels = f"{file_info.width}x{file_info.height} pixels, quality {file_info.quality:g}"
     facts.add_row("  picture", pixels)
-    facts.add_row("  size", f"{file_info.file_bytes} bytes, {file_info.bpp:.4f} bits per pixel")
+    facts.add_row("  size", f"{_bytes(file_info.file_bytes)}, {file_info.bpp:.4f} bits per pixel")
     for section in file_info.sections:
-        facts.add_row(f"    {section.name}", f"{section.bytes} bytes")
-    facts.add_row("    overhead", f"{file_info.overhead_bytes} bytes")
+        facts.add_row(f"    {section.name}", _bytes(section.bytes))
+    facts.add_row("    overhead", _bytes(file_info.overhead_bytes))
     facts.add_row("  model", f"{file_info.model or 'not known here'} ({file_info.model_id})")
     facts.add_row("  format", f"version {file_info.format_version}")
 
@@ -88,3 +88,7 @@ def _for_people(name: str, file_info: FileInfo) -> str:
     console.print(display_name(name), style="bold", soft_wrap=True)
     console.print(facts)
     return text.getvalue()
+
+
+def _bytes(count: int) -> str:
+    return "1 byte" if count == 1 else f"{count} bytes"
