@@ -47,7 +47,7 @@ def check_source(name: str) -> None:
         return
     with _named(name):
         if stat.S_ISDIR(os.stat(name).st_mode):
-            raise IsADirectoryError(errno.EISDIR, "is a directory")
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not os.access(name, os.R_OK):
             raise PermissionError(errno.EACCES, "no permission to read it")
 

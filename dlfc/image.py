@@ -100,6 +100,7 @@ def load_image(data: bytes, *, max_pixels: int) -> LoadedImage:
             rgb = _flatten(rgb, alpha, notes)
         rgb = _apply_orientation(rgb, source, details)
     details.extend(_dropped_metadata(source))
+    rgb.info = {}
     return LoadedImage(rgb, tuple(notes), tuple(details))
 
 
@@ -238,7 +239,7 @@ def _to_8_bit(gray: Image.Image, notes: list[str]) -> Image.Image:
         notes.append("16-bit samples reduced to 8 bits")
     else:
         notes.append(f"samples from {low:g} to {high:g} stretched to 8 bits")
-    scaled = (np.nan_to_num(values, nan=low).astype(np.float64) - low) * (255 / max(high - low, 1e-300))
+    scaled = (np.nan_to_num(values, nan=low).astype(np.float64) - low) * (255 / ((high - low) or 1))
     return Image.fromarray(np.clip(np.rint(scaled), 0, 255).astype(np.uint8))
 
 
