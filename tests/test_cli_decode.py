@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import FakeCodec, Finished, picture
-from PIL import Image
-
 from dlfc.formats import Container, pack
+from PIL import Image
 
 Run = Callable[..., Finished]
 
