@@ -11,6 +11,7 @@ from dlfc.cli.codecs import Codecs
 from dlfc.cli.messages import Reporter, UsageProblem
 from dlfc.errors import ImageError
 from dlfc.files import STANDARD_STREAM, is_stream, load, make_directory
+from dlfc.formats import DEFAULT_MAX_PIXELS, unpack
 
 SUFFIX = ".png"
 MAX_INPUT_BYTES = 2**28  # far above what any picture within the limits of the format needs
@@ -54,7 +55,7 @@ def decode(
     ] = None,
     device: options.Device = "auto",
     jobs: options.Jobs = 1,
-    max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
+    max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     json: options.Json = False,
@@ -75,7 +76,6 @@ def decode(
     codecs = Codecs(model, device)
 
     def work(job: batch.Job) -> batch.Result:
-        from dlfc.formats import unpack
         from dlfc.image import check_side, save_image
 
         data = load(job.source, max_bytes=MAX_INPUT_BYTES)

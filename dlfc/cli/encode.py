@@ -12,6 +12,7 @@ from dlfc.cli import batch, options
 from dlfc.cli.codecs import Codecs
 from dlfc.cli.messages import Reporter
 from dlfc.files import load, make_directory
+from dlfc.formats import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
     from dlfc.codec import Codec
@@ -52,7 +53,7 @@ def encode(
     ] = None,
     device: options.Device = "auto",
     jobs: options.Jobs = 1,
-    max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
+    max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     json: options.Json = False,

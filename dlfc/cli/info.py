@@ -12,6 +12,7 @@ from dlfc.cli import options
 from dlfc.cli.messages import Reporter, UsageProblem, print_json, reason_of, stream_name
 from dlfc.errors import DlfcError
 from dlfc.files import STANDARD_STREAM, display_name, load, print_to_stdout
+from dlfc.formats import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
     from dlfc.info import FileInfo
@@ -32,7 +33,7 @@ Examples:
 
 def info(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", show_default=False)],
-    max_pixels: options.MaxPixels = options.DEFAULT_MAX_PIXELS,
+    max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
     json: options.Json = False,
 ) -> None:
     """Say what is in .dlf files.

@@ -11,6 +11,7 @@ import typer
 from dlfc.cli.batch import Job
 from dlfc.cli.messages import UsageProblem
 from dlfc.files import STANDARD_STREAM
+from dlfc.formats import nearest_quality
 
 OUTPUT = "Where the result goes"
 MODEL = "How it is made"
@@ -22,8 +23,6 @@ Exit status:
   0  everything was done
   1  some file failed, the others were done
   2  the command line was wrong, nothing was done"""
-
-DEFAULT_MAX_PIXELS = 2**28  # the same as dlfc.formats.DEFAULT_MAX_PIXELS, which would load construct for --help
 
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -38,8 +37,6 @@ def _parse_count(value: str | int) -> int:
 
 def _parse_quality(value: str | float) -> float:
     """Return the quality that a file can state and that is nearest to what was asked for."""
-    from dlfc.formats import nearest_quality
-
     text = str(value)
     if not re.fullmatch(r"[0-9]+\.?[0-9]*|\.[0-9]+", text) or float(text) > 100:
         raise typer.BadParameter(f"{text!r} is not a number from 0 to 100")

@@ -1,0 +1,72 @@
+"""`dlfc train`: from photographs to the weights of a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dlfc.cli.messages import say
+
+EPILOG = """\b
+Examples:
+  dlfc train small.toml --data photos --metrics metrics --out run
+  dlfc train small.toml --data photos --metrics metrics --out run --export small.safetensors
+
+A run that was stopped goes on where it last saved. The recipe of the model that dlfc comes with is small.toml in the
+folder dlfc/train of the source.
+
+\b
+Exit status:
+  0  the run has reached its last step
+  1  something is missing or does not fit
+  2  the command line was wrong"""
+
+
+def train(
+    recipe: Annotated[
+        Path, typer.Argument(metavar="RECIPE", help="TOML file with the network and its training.", show_default=False)
+    ],
+    data: Annotated[Path, typer.Option(help="Folder of photos, or of tar shards of photos.", show_default=False)],
+    metrics: Annotated[
+        Path,
+        typer.Option(
+            help="Folder with lpips_alex.safetensors (a loss) and lpips_squeeze.safetensors (to judge by).",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the run: its state and its logs.", show_default=False)],
+    validation: Annotated[
+        Path | None, typer.Option(help="Folder of photos to measure during the run.", show_default=False)
+    ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(metavar="STATE", help="Begin with the weights of another run's state.pt.", show_default=False),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="At the end write the model to FILE.safetensors, with its tables calibrated, and its description.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Train a model on photographs, and pack it for coding."""
+    from dlfc.errors import ModelError
+    from dlfc.train.export import export as write
+    from dlfc.train.export import load_run
+    from dlfc.train.loop import Trainer
+    from dlfc.train.recipe import load_recipe
+
+    if export is not None and export.suffix != ".safetensors":
+        raise ModelError(f"{export}: the name of a weights file ends in .safetensors")
+    plan = load_recipe(recipe)
+    trainer = Trainer(plan, data, metrics, out, validation)
+    if start_from is not None and trainer.step == 0:
+        trainer.start_from(start_from)
+    trainer.run()
+    if export is not None:
+        entry = write(load_run(out / "state.pt", plan.model), trainer.crops, export)
+        say(f"{entry.weights}: model {entry.name}, {entry.parameters} parameters, fingerprint {entry.fingerprint[:8]}")
