@@ -1,0 +1,58 @@
+"""The manual pages say what the program does: the same options, in well-formed mdoc."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Finished
+
+MAN = Path(__file__).parent.parent / "man"
+PAGES = {"": "dlfc.1", "encode": "dlfc-encode.1", "decode": "dlfc-decode.1", "info": "dlfc-info.1"}
+
+
+def _options_of_help(text: str) -> set[str]:
+    """Return the options that the lists of a help text define."""
+    found: set[str] = set()
+    for line in text.splitlines():
+        if match := re.match(r"  (-[^ ,]+(?:, -[^ ,]+)*)(?: |$)", line):
+            found.update(match[1].split(", "))
+    return found
+
+
+def _options_of_page(page: Path) -> set[str]:
+    """Return the options that the lists of a manual page define, with those of its synopsis."""
+    synopsis, text = page.read_text().split(".Sh DESCRIPTION\n")
+    tagged = synopsis + "".join(re.findall(r"^\.It Fl .*\n", text, re.MULTILINE))
+    return {f"-{name}" for name in re.findall(r"\bFl (-?[a-z][a-z-]*)", tagged)}
+
+
+@pytest.mark.parametrize(("command", "page"), PAGES.items())
+def test_help_and_manual_page_have_the_same_options(dlfc: Callable[..., Finished], command: str, page: str) -> None:
+    in_help = _options_of_help(dlfc(*command.split(), "--help").out)
+    assert {"-h", "--help"} < in_help
+    assert _options_of_page(MAN / page) == in_help
+
+
+@pytest.mark.parametrize("page", sorted(MAN.glob("*.[1-9]")), ids=lambda page: page.name)
+def test_a_manual_page_is_well_formed(page: Path) -> None:
+    if shutil.which("mandoc") is None:
+        pytest.skip("mandoc is not installed")
+    run = subprocess.run(["mandoc", "-Tlint", "-Wwarning", str(page)], capture_output=True, text=True, check=False)
+    assert (run.returncode, run.stdout + run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("page", PAGES.values())
+def test_a_manual_page_has_the_usual_sections(page: str) -> None:
+    sections = re.findall(r"^\.Sh (.+)$", (MAN / page).read_text(), re.MULTILINE)
+    usual = ["NAME", "SYNOPSIS", "DESCRIPTION", "ENVIRONMENT", "EXIT STATUS", "EXAMPLES", "SEE ALSO"]
+    assert sections == usual
+
+
+def test_the_limit_in_the_manual_is_that_of_the_program() -> None:
+    for name in ("encode", "decode", "info"):
+        assert f"default is {DEFAULT_MAX_PIXELS}," in (MAN / PAGES[name]).read_text()
