@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Finished
+from dlfc.formats import DEFAULT_MAX_PIXELS
 
 MAN = Path(__file__).parent.parent / "man"
 PAGES = {"": "dlfc.1", "encode": "dlfc-encode.1", "decode": "dlfc-decode.1", "info": "dlfc-info.1"}
