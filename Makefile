@@ -1,0 +1,44 @@
+# make demo: install into .venv, encode a photograph, decode it in a second process.
+# make test: the tests.   make help: all targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+NATIVE := $(wildcard native/*.c native/*.h native/*.py)
+
+.PHONY: help install demo test lint bench clean
+
+help:
+	@sed -n 's/^# //p; s/^\([a-z]*\):.*## \(.*\)/  make \1: \2/p' Makefile
+
+install: $(STAMP) ## install dlfc and its tools into .venv
+
+# torch first and pinned, so that no other package pulls in a larger build of it.
+$(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench,train]"
+	touch $@
+
+demo: $(STAMP) ## encode and decode the photograph in tests/data
+	@mkdir -p out
+	$(BIN)/dlfc encode tests/data/photo.png -o out/photo.dlf --force
+	$(BIN)/dlfc decode out/photo.dlf -o out/photo.png --force
+	$(BIN)/dlfc info out/photo.dlf
+	@echo "The decoded picture is out/photo.png; the original is tests/data/photo.png."
+
+test: $(STAMP) ## run the tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## ruff, mypy and, where it is installed, mandoc
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@if command -v mandoc >/dev/null; then mandoc -Tlint -Wwarning man/*.[15]; fi
+
+bench: $(STAMP) ## measure the entropy coder beside constriction
+	$(BIN)/python -m tests.bench.bench_coder
+
+clean: ## remove what was built, but not .venv
+	rm -rf build out dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
