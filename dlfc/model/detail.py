@@ -12,6 +12,7 @@ from dlfc.model.vit import Mlp, cut_tiles, join_tiles
 
 
 @cache
+@torch.inference_mode(False)  # kept for later calls, which may need gradients
 def _relative_index(window: int, device: torch.device) -> Tensor:
     """Index into a flattened (2w-1) x (2w-1) table of offsets for each pair of cells of a window."""
     cells = torch.stack(torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij"), -1).view(-1, 2)
@@ -20,6 +21,7 @@ def _relative_index(window: int, device: torch.device) -> Tensor:
 
 
 @cache
+@torch.inference_mode(False)
 def _shift_masks(window: int, device: torch.device) -> Tensor:
     """Additive masks (4, w*w, w*w) for windows that lie: inside, in the last row, in the last column, in both."""
     late = torch.arange(window) >= window - window // 2
