@@ -88,7 +88,7 @@ def _for_people(name: str, file_info: FileInfo) -> str:
     console = Console(file=text, force_terminal=terminal, highlight=False, markup=False, emoji=False)
     console.print(display_name(name), style="bold", soft_wrap=True)
     console.print(facts)
-    return text.getvalue()
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
 
 def _bytes(count: int) -> str:
