@@ -100,6 +100,14 @@ def test_a_full_disk_behind_the_help_is_one_line() -> None:
     assert (run.returncode, run.stderr) == (1, b"dlfc: No space left on device\n")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_messages_that_cannot_be_written_do_not_stop_the_work(photo: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        run = run_process(fake_command("encode", "photo.png"), stdout=subprocess.PIPE, stderr=full)
+    assert (run.returncode, run.stdout) == (0, b"")
+    assert Path("photo.dlf").exists()
+
+
 @pytest.mark.parametrize(
     "arguments", [("encode", "photo.png", "-o", "-"), ("encode", "photo.png", "--json"), ("--version",), ("--help",)]
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,13 @@ class UsageProblem(Exception):
 
 
 def say(line: str) -> None:
-    """Print one line on standard error, whatever characters a name in it has."""
+    """Print one line on standard error, whatever characters a name in it has.
+
+    Where nobody can be told, because standard error is closed or full, the work goes on all the same.
+    """
     if sys.stderr is not None:  # None when the program was started with it closed
-        print(display_name(line), file=sys.stderr, flush=True)
+        with suppress(OSError):
+            print(display_name(line), file=sys.stderr, flush=True)
 
 
 def reason_of(error: BaseException, *, file: str | None = None) -> str:
@@ -42,7 +47,8 @@ def reason_of(error: BaseException, *, file: str | None = None) -> str:
 class Reporter:
     """Tells people and scripts what becomes of each file; a context manager, since it may hold a progress bar.
 
-    `people` turns the lines about finished files and the notes on or off; failures are always said.
+    `quiet` leaves out the lines about finished files, the notes and the bar; failures are always said. `as_json`
+    moves the facts of finished files to standard output, and adds failures to them.
     """
 
     def __init__(self, title: str, total: int, *, quiet: bool, verbose: bool, as_json: bool) -> None:
