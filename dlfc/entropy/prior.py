@@ -23,13 +23,14 @@ WEIGHT_BITS = 14
 ONE = 1 << ACTIVATION_BITS
 MAX_ACTIVATION = 1 << 26  # activations are clamped to +-this, so sums have a bound
 MAX_ROW = 1 << 26  # bound on the summed magnitudes of a row of weights: products stay below 2^52
+MAX_BIAS = 1 << 51  # bound on a bias, so that sums stay below 2^53
 SLOPE_BITS = 16
 SLOPE_1 = 655  # 0.01 of 2^16
 SLOPE_2 = 6554  # 0.1 of 2^16
 MIN_STEP = ONE // 2
 SKIP_SCALE = 492  # 0.12: below it a symbol is 0 and not coded
 QUALITY_STEPS = 200  # quality in half steps
-MAX_SYMBOL = 1 << 15  # an encoder never writes a larger residual, so that values stay within the clamp
+MAX_SYMBOL = 1 << 13  # an encoder never writes a larger residual: half of the clamp, the rest is for the mean
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -37,20 +38,26 @@ Int32Array = npt.NDArray[np.int32]
 def to_integers(prior: DetailPrior) -> dict[str, Tensor]:
     """The tensors of an integer prior, int32 weights and int64 biases, from float weights.
 
-    Raises ModelError if a weight is too large for the fixed point.
+    Raises ModelError if a value is too large for the fixed point or not a number.
     """
-    tensors = {"vector": _rounded(prior.vector, ACTIVATION_BITS).to(torch.int32)}
+    vector = _rounded(prior.vector, ACTIVATION_BITS)
+    if not bool((vector.abs() <= MAX_ACTIVATION).all()):
+        raise ModelError("the prior's vector has values too large for fixed point")
+    tensors = {"vector": vector.to(torch.int32)}
     for name, module in prior.named_modules():
         if isinstance(module, torch.nn.Conv2d):
             weight = _rounded(module.weight, WEIGHT_BITS).flatten(1)
             if weight.shape[1] == 9:  # depthwise: one row of nine per channel
                 weight = weight.view(-1, 9)
-            if float(weight.abs().sum(1).max()) >= MAX_ROW:
+            if not bool((weight.abs().sum(1) < MAX_ROW).all()):
                 raise ModelError(f"the prior's {name} has weights too large for fixed point")
             tensors[f"{name}.weight"] = weight.to(torch.int32)
             if module.bias is None:
                 raise ModelError(f"the prior's {name} has no bias")
-            tensors[f"{name}.bias"] = _rounded(module.bias, ACTIVATION_BITS + WEIGHT_BITS).to(torch.int64)
+            bias = _rounded(module.bias, ACTIVATION_BITS + WEIGHT_BITS)
+            if not bool((bias.abs() < MAX_BIAS).all()):
+                raise ModelError(f"the prior's {name} has a bias too large for fixed point")
+            tensors[f"{name}.bias"] = bias.to(torch.int64)
     return tensors
 
 
