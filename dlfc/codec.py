@@ -31,9 +31,7 @@ class Codec:
     model: store.LoadedModel
 
     @classmethod
-    def load(
-        cls, model: str | bytes | None = None, *, device: str = "auto", models_dir: Path | None = None
-    ) -> Codec:
+    def load(cls, model: str | bytes | None = None, *, device: str = "auto", models_dir: Path | None = None) -> Codec:
         """Load a model by name, by the path of its weights file or by the 4-byte id in a file; None is the default.
 
         `device` is auto (a GPU if there is one), cpu or cuda. Raises ModelError if there is no such model or device.
@@ -101,9 +99,7 @@ class Codec:
         )
         return pack(container)
 
-    def decode(
-        self, data: bytes, *, allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS
-    ) -> Image.Image:
+    def decode(self, data: bytes, *, allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
         """The RGB picture in a .dlf file.
 
         With `allow_partial` a file that was cut after its semantic section gives a picture too. Raises FormatError if
@@ -112,7 +108,8 @@ class Codec:
         container = unpack(data, max_pixels=max_pixels, allow_partial=allow_partial)
         if container.model_id != self.model_id:
             raise ModelError(
-                f"the file was made with model {container.model_id.hex()}, not with {self.name!r} ({self.model_id.hex()})"
+                f"the file was made with model {container.model_id.hex()}, "
+                f"which is not {self.name!r} ({self.model_id.hex()})"
             )
         with torch.inference_mode():
             tokens, latent = self._read_symbols(container)
@@ -147,8 +144,8 @@ class Codec:
             reader = _CutStream(container.detail)
             for indices in passes:
                 passes.accept(reader.get(indices, self.model))
-        indices = torch.from_numpy(tokens).long().view(-1, config.tokens_per_tile)
-        return indices.to(self.model.device), passes.latent()
+        by_tile = torch.from_numpy(tokens).long().view(-1, config.tokens_per_tile)
+        return by_tile.to(self.model.device), passes.latent()
 
     def _passes(self, quality: float, width_px: int, height_px: int) -> FourPasses:
         config = self.model.network.config

@@ -9,6 +9,7 @@ from io import BytesIO
 from typing import Any
 
 from construct import ConstructError, StreamError, ValidationError
+
 from dlfc.formats import layout
 from dlfc.formats.errors import FormatError, LimitError, UnsupportedVersionError
 

@@ -14,7 +14,7 @@ from typing import Annotated, cast
 import typer
 
 from dlfc import __version__
-from dlfc.cli import decode, encode, info
+from dlfc.cli import decode, encode, info, train
 from dlfc.cli.help import HelpfulCommand, HelpfulGroup
 from dlfc.cli.messages import UsageProblem, reason_of, say
 from dlfc.errors import DlfcError
@@ -74,6 +74,7 @@ def _root(
 app.command("encode", cls=HelpfulCommand, epilog=encode.EPILOG)(encode.encode)
 app.command("decode", cls=HelpfulCommand, epilog=decode.EPILOG)(decode.decode)
 app.command("info", cls=HelpfulCommand, epilog=info.EPILOG)(info.info)
+app.command("train", cls=HelpfulCommand, epilog=train.EPILOG)(train.train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

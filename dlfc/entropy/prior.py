@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dlfc.errors import ModelError
-from dlfc.model.bottleneck import DepthConvBlock, DetailPrior, pass_masks
+from dlfc.model.bottleneck import DetailPrior, pass_masks
 
 ACTIVATION_BITS = 12
 WEIGHT_BITS = 14
@@ -138,7 +138,12 @@ class FourPasses:
     """
 
     def __init__(
-        self, prior: IntegerPrior, thresholds: Tensor, quality_step: int, size: tuple[int, int], visible: tuple[int, int]
+        self,
+        prior: IntegerPrior,
+        thresholds: Tensor,
+        quality_step: int,
+        size: tuple[int, int],
+        visible: tuple[int, int],
     ) -> None:
         self._prior, self._thresholds = prior, thresholds.to(prior.device)
         height, width = size

@@ -67,7 +67,8 @@ def main() -> None:
         for quality in (0, 25, 50, 75, 100):
             bits = np.sum([compare(network, photo, quality) for photo in photos], 0)
             total += bits
-            print(f"quality {quality:3}: float {bits[0]:.0f} bits, fixed point {bits[1]:.0f}, {bits[1] / bits[0] - 1:+.3%}")
+            cost = bits[1] / bits[0] - 1
+            print(f"quality {quality:3}: float {bits[0]:.0f} bits, fixed point {bits[1]:.0f}, {cost:+.3%}")
     print(f"over all: {total[1] / total[0] - 1:+.3%}")
 
 

@@ -19,6 +19,9 @@ class Lpips(nn.Module):
     raises ModelError if it is not there. Frozen, with gradients to the pictures.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, folder: Path, net: str = "alex") -> None:
         super().__init__()
         path = folder / f"lpips_{net}.safetensors"

@@ -90,7 +90,8 @@ class DLFConfig:
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> DLFConfig:
         """The configuration written by `to_dict`; raises TypeError on an unknown field."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        return cls(**values)
 
 
 PAPER = DLFConfig()

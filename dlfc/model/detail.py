@@ -48,7 +48,7 @@ class WindowAttention(nn.Module):
 
     def _bias(self, rows: int, cols: int) -> Tensor:
         """Additive bias for every window of a map of `rows` x `cols` windows: 1 or rows*cols, 1, n, n."""
-        bias = self.bias
+        bias: Tensor = self.bias
         if self.relative:
             bias = bias.view(-1)[_relative_index(self.window, bias.device)]
         if not self.shifted:
@@ -91,9 +91,7 @@ class SwinBlock(nn.Module):
 
 def swin_run(dim: int, head_dim: int, window: int, depth: int) -> nn.Sequential:
     """A run of Swin blocks, plain and shifted in turn; only the first has a relative table, as published."""
-    return nn.Sequential(
-        *(SwinBlock(dim, head_dim, window, shifted=i % 2 == 1, relative=i == 0) for i in range(depth))
-    )
+    return nn.Sequential(*(SwinBlock(dim, head_dim, window, shifted=i % 2 == 1, relative=i == 0) for i in range(depth)))
 
 
 class ConvNeXtBlock(nn.Module):

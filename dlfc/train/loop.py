@@ -102,6 +102,8 @@ class Trainer:
         self.judge = Lpips(metrics, "squeeze").to(self.device)
         self.model = DLF(recipe.model).to(self.device)
         self.controller = RateController(recipe.target_bpp, recipe.first_lambda, recipe.controller_rate)
+        if self.model.base is not None:
+            self.model.base.token_in.requires_grad_(False)  # tiny weights that any step would wash away
         slow = [p for n, p in self.model.named_parameters() if n.startswith(SLOW_PARTS)]
         rest = [p for n, p in self.model.named_parameters() if not n.startswith(SLOW_PARTS)]
         groups = [{"params": rest, "part": 1.0}, {"params": slow, "part": recipe.base_rate}]
@@ -197,7 +199,8 @@ class Trainer:
                 distances = float(self.lpips(image, target)), float(self.judge(image, target))
                 sums += torch.tensor([bpp, psnr, *distances])
             names = ("bpp", "psnr", "lpips_alex", "lpips_squeeze")
-            rows.append({"step": self.step, "level": level, **dict(zip(names, (sums / len(self.validation)).tolist()))})
+            means = (sums / len(self.validation)).tolist()
+            rows.append({"step": self.step, "level": level, **dict(zip(names, means, strict=True))})
         return rows
 
     def run(self, *, save_seconds: float = 300.0, validate_seconds: float = 900.0, log_steps: int = 20) -> None:
@@ -224,7 +227,10 @@ class Trainer:
             self._report(self.validate())
 
     def _log(self, window: list[Losses], images_per_second: float) -> None:
-        mean = {k: float(torch.stack([getattr(w, k).detach() for w in window]).mean()) for k in ("total", "mse", "lpips", "bpp")}
+        mean = {
+            k: float(torch.stack([getattr(w, k).detach() for w in window]).mean())
+            for k in ("total", "mse", "lpips", "bpp")
+        }
         left = (self.recipe.steps - self.step) * self.recipe.batch / max(images_per_second, 1e-6)
         lambdas = [round(v, 3) for v in self.controller.log_lambda.exp().tolist()]
         row = {"step": self.step, **mean, "psnr": -10 * math.log10(mean["mse"]), "images_per_second": images_per_second}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from dlfc.errors import ModelError
 from dlfc.model.config import DLFConfig
@@ -41,7 +42,8 @@ def load_recipe(path: Path) -> Recipe:
     try:
         fields = tomllib.loads(path.read_text())
         model = DLFConfig.from_dict(fields.pop("model"))
-        recipe = Recipe(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}, model=model)
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+        recipe = Recipe(**values, model=model)
     except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: not a training recipe: {error}") from error
     if len(recipe.target_bpp) != model.levels:

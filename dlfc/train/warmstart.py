@@ -7,6 +7,7 @@ that leaves, with one step per rate level that meets its target; the network's o
 from __future__ import annotations
 
 import math
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -140,22 +141,18 @@ def _start_prior(model: DLF, deviations: Tensor) -> None:
     for block in prior.modules():
         if isinstance(block, DepthConvBlock):
             for conv in (block.conv2, block.contract):
-                conv.weight.mul_(0.05)
-                conv.bias.zero_()
+                small = conv.weight * 0.05
+                _cleared(conv).weight.copy_(small)
     prior.vector.copy_(deviations.clamp(min=TRAINING_MIN_SCALE))
-    first, second = prior.first[0].adaptor, prior.first[1].adaptor
-    for conv in (first, second, prior.reduce):
-        conv.weight.zero_()
-        conv.bias.zero_()
-    first.weight[:c] = eye
-    second.weight[c : 2 * c, :c] = eye
-    second.bias[:c] = 1.0
-    prior.reduce.weight[:, c : 2 * c] = eye
+    _cleared(_depth_block(prior.first[0]).adaptor).weight[:c] = eye
+    to_params = _cleared(_depth_block(prior.first[1]).adaptor)
+    to_params.weight[c : 2 * c, :c] = eye
+    to_params.bias[:c] = 1.0
+    _cleared(prior.reduce).weight[:, c : 2 * c] = eye
     # The last block of a pass turns (known, common) into (common, 0): x - leaky pairs are linear.
-    last = prior.spatial[-1]
-    last.expand.weight.zero_()
-    last.expand.bias.zero_()
-    last.contract.weight.zero_()
+    last = _depth_block(prior.spatial[-1])
+    _cleared(last.expand)
+    _cleared(last.contract)
     for i, sign in enumerate((1.0, -1.0)):
         last.expand.weight[i * 2 * c : (i + 1) * 2 * c] = sign * torch.eye(2 * c)[:, :, None, None]
         part = sign * eye / 1.1
@@ -164,11 +161,25 @@ def _start_prior(model: DLF, deviations: Tensor) -> None:
         last.contract.weight[c:, i * 2 * c + c : (i + 1) * 2 * c] = -part
 
 
+def _depth_block(module: nn.Module) -> DepthConvBlock:
+    assert isinstance(module, DepthConvBlock)
+    return module
+
+
+def _cleared(module: nn.Module) -> _Convolution:
+    """The layer, with all its parameters set to zero."""
+    for parameter in module.parameters():
+        parameter.zero_()
+    return cast(_Convolution, module)
+
+
+class _Convolution(Protocol):
+    weight: Tensor
+    bias: Tensor
+
+
 def _silence(model: DLF) -> None:
     """The network's additions to the linear base start at zero."""
-    last = model.bottleneck.encode_out[-1]
-    silent: list[nn.Module] = [model.encoder.to_token, model.generator.conv_out]
-    silent += [last.conv2, last.adaptor, last.contract]
-    for module in silent:
-        for parameter in module.parameters():
-            parameter.zero_()
+    last = _depth_block(model.bottleneck.encode_out[-1])
+    for module in (model.encoder.to_token, model.generator.conv_out, last.conv2, last.adaptor, last.contract):
+        _cleared(module)

@@ -26,6 +26,7 @@ _IGNORED = re.compile(
     r"|(lmbda_list|lmbda_idx|epoch_for_strategy)$|.*\.(upper_lower_mask|left_right_mask)$"
 )
 
+
 def read_config(fields: Mapping[str, Any], levels: int = 1) -> DLFConfig:
     """Our configuration from a published one; raises ModelError if it is of a kind that we do not know."""
     try:

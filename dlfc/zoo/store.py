@@ -44,7 +44,7 @@ def fingerprint(tensors: Mapping[str, Tensor], config: DLFConfig) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].contiguous()
         digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -94,13 +94,16 @@ def load(entry: ModelEntry, device: torch.device) -> LoadedModel:
     del network.bottleneck.prior
     network.load_state_dict({k: v.float() for k, v in part("network.").items()}, assign=True)
     network.requires_grad_(False)
-    tables = {name: Tables(**{k: v.numpy() for k, v in part(f"tables.{name}.").items()}) for name in ("detail", "token")}
+
+    def tables(name: str) -> Tables:
+        return Tables(**{k: v.numpy() for k, v in part(f"tables.{name}.").items()})
+
     return LoadedModel(
         entry,
         network.eval().to(device),
         IntegerPrior(part("prior."), device),
         tensors["tables.thresholds"],
-        tables["detail"],
-        tables["token"],
+        tables("detail"),
+        tables("token"),
         device,
     )
