@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dlfc.formats import DEFAULT_MAX_PIXELS, Container, pack, unpack
 from PIL import Image
 
 from dlfc.cli import main
 from dlfc.errors import FormatError, ModelError
+from dlfc.formats import DEFAULT_MAX_PIXELS, Container, pack, unpack
 
 FAKE_MODEL_ID = b"FAKE"
 SLOW_PIXEL = (1, 2, 3)  # a picture that starts with it takes a minute to encode

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from conftest import FakeCodec, Finished, picture
-from dlfc.formats import Container, pack
 from PIL import Image
+
+from dlfc.formats import Container, pack
 
 Run = Callable[..., Finished]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import FakeCodec, Finished, picture
+
 from dlfc.formats import unpack
 
 Run = Callable[..., Finished]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Finished
-from dlfc.formats import Container, Extra, pack
 
 from dlfc import __version__
+from dlfc.formats import Container, Extra, pack
 
 Run = Callable[..., Finished]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import real_command, run_process
-from dlfc.formats import pack, unpack
 from PIL import Image
+
+from dlfc.formats import pack, unpack
 
 PHOTO = Path(__file__).parent / "data" / "photo.png"
 

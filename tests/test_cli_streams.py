@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 from conftest import SLOW_PIXEL, FakeCodec, fake_command, picture, real_command, run_process
-from dlfc.formats import unpack
 from PIL import Image
+
+from dlfc.formats import unpack
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlfc.errors import DlfcError, FormatError, LimitError, UnsupportedVersionError
 from dlfc.formats import (
     DEFAULT_MAX_PIXELS,
     MAX_SIDE_PX,
@@ -23,10 +27,6 @@ from dlfc.formats import (
     unpack,
 )
 from dlfc.formats.layout import FILE_MIN_BYTES, Varint
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from dlfc.errors import DlfcError, FormatError, LimitError, UnsupportedVersionError
 
 SPEC = Path(__file__).parents[1] / "formats" / "SPEC.md"
 

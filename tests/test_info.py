@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from dlfc.formats import Container, Extra, Kind, pack
 
 from dlfc.errors import FormatError, LimitError
+from dlfc.formats import Container, Extra, Kind, pack
 from dlfc.info import FileInfo, SectionInfo, read_info
 from dlfc.zoo import registry
 

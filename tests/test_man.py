@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Finished
+
 from dlfc.formats import DEFAULT_MAX_PIXELS
 
 MAN = Path(__file__).parent.parent / "man"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import picture, run_process
+
 from dlfc.formats import Container, pack
 
 HEAVY = ("torch", "safetensors", "dlfc.codec", "dlfc.model", "dlfc.entropy")
