@@ -38,14 +38,18 @@ class LoadedModel:
     device: torch.device
 
 
-def fingerprint(tensors: Mapping[str, Tensor], config: DLFConfig) -> str:
-    """SHA-256 over the configuration and every tensor by name: name, type, shape and bytes."""
-    digest = hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].contiguous()
-        digest.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def fingerprint(digests: Mapping[str, str], config: DLFConfig) -> str:
+    """SHA-256 over the configuration and the digests of all tensors by name, so that half a model can be checked."""
+    lines = [json.dumps(config.to_dict(), sort_keys=True)]
+    lines += [f"{name} {digests[name]}" for name in sorted(digests)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def digest(tensor: Tensor) -> str:
+    """SHA-256 over type, shape and little-endian bytes of a tensor."""
+    total = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)}\n".encode())
+    total.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def save(network: DLF, path: Path, detail: TableSet, token: TableSet, *, half: bool = True) -> ModelEntry:
@@ -63,9 +67,11 @@ def save(network: DLF, path: Path, detail: TableSet, token: TableSet, *, half: b
         for part in ("cdf", "lengths", "offsets"):
             tensors[f"tables.{name}.{part}"] = torch.from_numpy(getattr(tables, part)).contiguous()
     config = network.config
-    save_file(tensors, path, {_METADATA: json.dumps({"config": config.to_dict()}, sort_keys=True)})
+    digests = {name: digest(tensor) for name, tensor in tensors.items()}
+    about = {"config": config.to_dict(), "digests": digests}
+    save_file(tensors, path, {_METADATA: json.dumps(about, sort_keys=True)})
     count = sum(v.numel() for k, v in tensors.items() if not k.startswith("tables."))
-    entry = ModelEntry(path.stem, path, fingerprint(tensors, config), count, config.levels)
+    entry = ModelEntry(path.stem, path, fingerprint(digests, config), count, config.levels)
     entry.save()
     return entry
 
@@ -77,13 +83,15 @@ def load(entry: ModelEntry, device: torch.device) -> LoadedModel:
     """
     try:
         with safe_open(entry.weights, framework="pt") as file:
-            config = DLFConfig.from_dict(json.loads((file.metadata() or {})[_METADATA])["config"])
+            about = json.loads((file.metadata() or {})[_METADATA])
+            config, digests = DLFConfig.from_dict(about["config"]), dict(about["digests"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except FileNotFoundError as error:
         raise ModelError(f"{entry.weights}: no such weights file") from error
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{entry.weights}: not a weights file of dlfc: {error}") from error
-    if fingerprint(tensors, config) != entry.fingerprint:
+    true = fingerprint(digests, config) == entry.fingerprint and digests.keys() == tensors.keys()
+    if not true or any(digest(tensor) != digests[name] for name, tensor in tensors.items()):
         raise ModelError(f"{entry.weights}: the weights are not those of model {entry.name!r}; install it anew")
 
     def part(prefix: str) -> dict[str, Tensor]:
