@@ -106,7 +106,7 @@ def make_network(config: DLFConfig = TINY, seed: int = 0) -> DLF:
             if ".bias" in name and parameter.dim() == 2:  # tables of window attention start at zero
                 parameter.normal_(0, 0.5)
         for conv in (network.bottleneck.encode_out[-1].contract, network.bottleneck.encode_out[-1].adaptor):
-            conv.weight.mul_(6.0)
+            conv.weight.mul_(2.0)
     spread_prior(network.bottleneck.prior, seed)
     return network.requires_grad_(False)
 
