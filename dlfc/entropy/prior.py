@@ -40,25 +40,32 @@ def to_integers(prior: DetailPrior) -> dict[str, Tensor]:
 
     Raises ModelError if a value is too large for the fixed point or not a number.
     """
-    vector = _rounded(prior.vector, ACTIVATION_BITS)
-    if not bool((vector.abs() <= MAX_ACTIVATION).all()):
-        raise ModelError("the prior's vector has values too large for fixed point")
-    tensors = {"vector": vector.to(torch.int32)}
+    tensors = {"vector": _rounded(prior.vector, ACTIVATION_BITS)}
+    for name, module in prior.named_modules():
+        if isinstance(module, torch.nn.Conv2d) and module.bias is not None:
+            tensors[f"{name}.weight"] = _rounded(module.weight, WEIGHT_BITS).flatten(1)  # depthwise: nine a channel
+            tensors[f"{name}.bias"] = _rounded(module.bias, ACTIVATION_BITS + WEIGHT_BITS)
+    check_integers(tensors, prior)
+    return {name: value.to(torch.int64 if name.endswith("bias") else torch.int32) for name, value in tensors.items()}
+
+
+def check_integers(tensors: Mapping[str, Tensor], prior: DetailPrior) -> None:
+    """Raise ModelError unless `tensors` have the names and shapes of `prior` and stay within the fixed point."""
+    shapes = {"vector": prior.vector.shape}
     for name, module in prior.named_modules():
         if isinstance(module, torch.nn.Conv2d):
-            weight = _rounded(module.weight, WEIGHT_BITS).flatten(1)
-            if weight.shape[1] == 9:  # depthwise: one row of nine per channel
-                weight = weight.view(-1, 9)
-            if not bool((weight.abs().sum(1) < MAX_ROW).all()):
-                raise ModelError(f"the prior's {name} has weights too large for fixed point")
-            tensors[f"{name}.weight"] = weight.to(torch.int32)
-            if module.bias is None:
-                raise ModelError(f"the prior's {name} has no bias")
-            bias = _rounded(module.bias, ACTIVATION_BITS + WEIGHT_BITS)
-            if not bool((bias.abs() < MAX_BIAS).all()):
-                raise ModelError(f"the prior's {name} has a bias too large for fixed point")
-            tensors[f"{name}.bias"] = bias.to(torch.int64)
-    return tensors
+            shapes[f"{name}.weight"] = module.weight.flatten(1).shape
+            shapes[f"{name}.bias"] = torch.Size([module.out_channels])
+    for name in sorted(shapes.keys() | tensors.keys()):
+        if name not in shapes or name not in tensors or tensors[name].shape != shapes[name]:
+            raise ModelError(f"the prior's {name} is missing, unknown or of another shape")
+        size = tensors[name].double().abs()
+        if name.endswith(".weight"):
+            fits = size.sum(1) < MAX_ROW
+        else:
+            fits = size <= MAX_ACTIVATION if name == "vector" else size < MAX_BIAS
+        if not bool((fits & (size.floor() == size).all()).all()):
+            raise ModelError(f"the prior's {name} has values that are too large for fixed point or no integers")
 
 
 def _rounded(values: Tensor, bits: int) -> Tensor:

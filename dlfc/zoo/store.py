@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dlfc.entropy.coder import Tables
-from dlfc.entropy.prior import ONE, IntegerPrior, to_integers
+from dlfc.entropy.prior import ONE, IntegerPrior, check_integers, to_integers
 from dlfc.entropy.tables import TableSet, scale_thresholds
 from dlfc.errors import ModelError
 from dlfc.model.config import DLFConfig
@@ -88,30 +88,41 @@ def load(entry: ModelEntry, device: torch.device) -> LoadedModel:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     except FileNotFoundError as error:
         raise ModelError(f"{entry.weights}: no such weights file") from error
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{entry.weights}: not a weights file of dlfc: {error}") from error
     true = fingerprint(digests, config) == entry.fingerprint and digests.keys() == tensors.keys()
     if not true or any(digest(tensor) != digests[name] for name, tensor in tensors.items()):
         raise ModelError(f"{entry.weights}: the weights are not those of model {entry.name!r}; install it anew")
 
+    try:
+        return _build(entry, config, tensors, device)
+    except (ModelError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())  # torch explains itself in many lines
+        raise ModelError(f"{entry.weights}: the tensors do not make a model: {reason}") from error
+
+
+def _build(entry: ModelEntry, config: DLFConfig, tensors: Mapping[str, Tensor], device: torch.device) -> LoadedModel:
     def part(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    with torch.device("meta"):
-        network = DLF(config)
-    del network.bottleneck.prior
-    network.load_state_dict({k: v.float() for k, v in part("network.").items()}, assign=True)
-    network.requires_grad_(False)
 
     def tables(name: str) -> Tables:
         return Tables(**{k: v.numpy() for k, v in part(f"tables.{name}.").items()})
 
+    with torch.device("meta"):
+        network = DLF(config)
+    check_integers(part("prior."), network.bottleneck.prior)
+    del network.bottleneck.prior
+    network.load_state_dict({k: v.float() for k, v in part("network.").items()}, assign=True)
+    network.requires_grad_(False)
+    detail, thresholds = tables("detail"), tensors["tables.thresholds"]
+    if thresholds.dtype != torch.int64 or thresholds.shape != (detail.rows,) or bool((thresholds.diff() <= 0).any()):
+        raise ValueError("the thresholds are not one for each detail table, rising")
     return LoadedModel(
         entry,
         network.eval().to(device),
         IntegerPrior(part("prior."), device),
-        tensors["tables.thresholds"],
-        tables("detail"),
+        thresholds,
+        detail,
         tables("token"),
         device,
     )
