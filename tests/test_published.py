@@ -360,6 +360,6 @@ def test_the_network_of_the_published_size_computes_what_the_reference_computes(
             limit = IMAGE_TOLERANCE if name == "x_hat" else FLOAT_TOLERANCE
             deviation = about["tensors"][name]["std"]
             assert np.sqrt(np.mean((given.reshape(-1)[:64] - first) ** 2)) <= 3 * limit * deviation, name
-            assert given.std(dtype=np.float64) == pytest.approx(deviation, rel=1e-4), name
+            assert given.std(dtype=np.float64, ddof=1) == pytest.approx(deviation, rel=1e-4), name
     assert float(out.quantised.bits.sum()) == pytest.approx(about["bits_estimate"], rel=1e-4)
     integers_agree(model, ours)
