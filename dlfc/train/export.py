@@ -10,10 +10,10 @@ import torch
 
 from dlfc.entropy.prior import ONE, FourPasses, IntegerPrior, to_integers
 from dlfc.entropy.tables import detail_tables, scale_thresholds, token_table
-from dlfc.errors import ModelError
 from dlfc.model.config import DLFConfig
 from dlfc.model.dlf import DLF
 from dlfc.train.data import Crops
+from dlfc.train.state import misfit, read_state
 from dlfc.zoo import store
 from dlfc.zoo.registry import ModelEntry
 
@@ -24,11 +24,9 @@ def load_run(state: Path, config: DLFConfig) -> DLF:
     """The averaged weights of a run's `state.pt`; ModelError if they are not of `config`."""
     network = DLF(config)
     try:
-        network.load_state_dict(torch.load(state, map_location="cpu", weights_only=True)["averaged"])
-    except FileNotFoundError as error:
-        raise ModelError(f"{state}: no such training state") from error
-    except (RuntimeError, KeyError) as error:
-        raise ModelError(f"{state}: does not fit the recipe: {error}") from error
+        network.load_state_dict(read_state(state)["averaged"])
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise misfit(state, error) from error
     return network.eval()
 
 

@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dlfc.errors import ModelError
 from dlfc.evaluate.lpips import Lpips
 from dlfc.model.bottleneck import at_level
 from dlfc.model.dlf import DLF, Reconstruction
 from dlfc.train.data import Crops, load_photos, to_tensor
 from dlfc.train.recipe import Recipe
+from dlfc.train.state import misfit, read_state
 from dlfc.train.warmstart import warm_start
 
 LPIPS_JITTER = 8  # random margin cut before LPIPS, so that no texture can lock to the stride of its first layer
@@ -122,14 +122,18 @@ class Trainer:
 
     def start_from(self, state: Path) -> None:
         """Take the averaged weights of another run; the optimiser starts afresh."""
-        weights = torch.load(state, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(weights["averaged"])
-        self.averaged.load_state_dict(weights["averaged"])
-        self.controller.log_lambda = weights["log_lambda"]
+        weights = read_state(state)
+        try:
+            self.model.load_state_dict(weights["averaged"])
+            self.averaged.load_state_dict(weights["averaged"])
+            self.controller.log_lambda = weights["log_lambda"]
+        except (RuntimeError, KeyError) as error:
+            raise misfit(state, error) from error
 
     def _resume(self) -> None:
+        path = self.out / "state.pt"
+        state = read_state(path)
         try:
-            state = torch.load(self.out / "state.pt", map_location=self.device, weights_only=True)
             self.model.load_state_dict(state["model"])
             self.averaged.load_state_dict(state["averaged"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -137,8 +141,8 @@ class Trainer:
             self.crops.random.bit_generator.state = state["crops"]
             torch.set_rng_state(state["random"])
             self.step = state["step"]
-        except (RuntimeError, KeyError) as error:
-            raise ModelError(f"{self.out}/state.pt: does not fit this recipe: {error}") from error
+        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            raise misfit(path, error) from error
 
     def save(self) -> None:
         """Write the state to resume from, whole or not at all."""

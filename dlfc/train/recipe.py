@@ -44,8 +44,9 @@ def load_recipe(path: Path) -> Recipe:
         model = DLFConfig.from_dict(fields.pop("model"))
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         recipe = Recipe(**values, model=model)
-    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
+        targets = len(recipe.target_bpp)
+    except (tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: not a training recipe: {error}") from error
-    if len(recipe.target_bpp) != model.levels:
+    if targets != model.levels:
         raise ModelError(f"{path}: {model.levels} rate levels need as many target_bpp")
     return recipe

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlfc.errors import ModelError
 from dlfc.model.base import LinearBase, cut_patches
 from dlfc.model.bottleneck import TRAINING_MIN_SCALE, DepthConvBlock
 from dlfc.model.dlf import DLF
@@ -24,7 +25,7 @@ MEMBERS = 8  # a code that stands for fewer regions than this shrinks towards it
 def warm_start(model: DLF, crops: Tensor, target_bpp: list[float]) -> None:
     """Set `model` from `crops` N 3 tile tile in [-1, 1] and the bits per pixel that each level aims at."""
     if model.base is None:
-        raise ValueError("a warm start needs a model with a linear base")
+        raise ModelError("a warm start needs a model with a linear base")
     with torch.no_grad():
         _start_tokens(model, model.base, crops)
         deviations = _start_detail(model, model.base, crops, target_bpp)
@@ -75,7 +76,7 @@ def _kmeans(inputs: Tensor, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     entries = inputs[torch.randperm(len(inputs), generator=generator)[:count]]
     if len(entries) < count:
-        raise ValueError(f"the codebook needs at least {count} regions to start from, {len(inputs)} given")
+        raise ModelError(f"the codebook needs at least {count} regions to start from, {len(inputs)} given")
     for _ in range(KMEANS_ROUNDS):
         nearest = _nearest(inputs, entries)
         sums = torch.zeros_like(entries).index_add_(0, nearest, inputs)
