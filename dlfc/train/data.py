@@ -22,7 +22,7 @@ def load_photos(source: Path, *, min_side_px: int = 1, limit: int | None = None)
 
     def add(data: bytes) -> None:
         with Image.open(io.BytesIO(data)) as image:
-            pixels = np.asarray(image.convert("RGB"))
+            pixels = np.array(image.convert("RGB"))  # a copy, which torch may write to
         if min(pixels.shape[:2]) >= min_side_px:
             photos.append(pixels)
 
