@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard native/*.c native/*.h native/*.py)
 
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench sanitize clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z]*\):.*## \(.*\)/  make \1: \2/p' Makefile
@@ -39,6 +39,12 @@ lint: $(STAMP) ## ruff, mypy and, where it is installed, mandoc
 
 bench: $(STAMP) ## measure the entropy coder beside constriction
 	$(BIN)/python -m tests.bench.bench_coder
+
+sanitize: ## round trips and garbage through the C coder under ASan and UBSan
+	@mkdir -p build
+	$(CC) -std=c99 -g -O1 -Wall -Wextra -Wconversion -Werror -fsanitize=address,undefined -fno-sanitize-recover=all \
+		native/check_coder.c native/dlfc_range_coder.c -o build/check_coder
+	build/check_coder 20000
 
 clean: ## remove what was built, but not .venv
 	rm -rf build out dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
