@@ -10,7 +10,7 @@ NATIVE := $(wildcard native/*.c native/*.h native/*.py)
 .PHONY: help install demo test lint bench sanitize clean
 
 help:
-	@sed -n 's/^# //p; s/^\([a-z]*\):.*## \(.*\)/  make \1: \2/p' Makefile
+	@sed -n '1,2s/^# //p; s/^\([a-z]*\):.*## \(.*\)/  make \1: \2/p' Makefile
 
 install: $(STAMP) ## install dlfc and its tools into .venv
 
