@@ -1,12 +1,15 @@
 """Probability tables as integers: zero-mean Gaussians of 256 scales, and frequencies of tokens.
 
 Tables are made once, when a model is exported, and travel in its weights file; nothing is recomputed on decoding.
+Plain Gaussians and the thresholds of the scale levels come from the file gaussian.npz, so that a checkpoint becomes
+the same model on every machine, whatever its mathematical library rounds.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +18,8 @@ TOTAL = 1 << 16
 SCALES = 256
 MIN_SCALE, MAX_SCALE = 0.11, 64.0  # log-spaced, as published
 TAIL_SIGMAS = 4.3  # a table reaches this far; the escape slot holds the rest, about 1.7e-5
+
+_GAUSSIAN_FILE = Path(__file__).with_name("gaussian.npz")
 
 Int64Array = npt.NDArray[np.int64]
 
@@ -91,3 +96,16 @@ def token_table(counts: npt.NDArray[np.int64]) -> TableSet:
     """One table for all tokens from how often each was seen; rare ones are smoothed, the escape stays rare."""
     mixed = np.append(counts + 0.5, 1e-6).astype(np.float64)
     return _pack([quantise_counts(mixed)], [0])
+
+
+def gaussian_tables() -> tuple[TableSet, Int64Array]:
+    """The tables of `detail_tables()` and the thresholds of `scale_thresholds(2^12)`, as they ship with dlfc."""
+    with np.load(_GAUSSIAN_FILE) as parts:
+        return TableSet(parts["cdf"], parts["lengths"], parts["offsets"]), parts["thresholds"]
+
+
+def write_gaussian_tables(path: Path = _GAUSSIAN_FILE) -> None:
+    """Compute what `gaussian_tables` reads; a new file changes the fingerprint of every model imported after it."""
+    tables = detail_tables()
+    thresholds = scale_thresholds(1 << 12)
+    np.savez_compressed(path, cdf=tables.cdf, lengths=tables.lengths, offsets=tables.offsets, thresholds=thresholds)
