@@ -17,7 +17,7 @@ from dlfc.entropy.coder import Decoder, Encoder
 from dlfc.entropy.prior import FourPasses
 from dlfc.errors import FormatError, LimitError, ModelError
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, nearest_quality, pack, unpack
-from dlfc.model.dlf import pad_to_tiles
+from dlfc.model.dlf import Part, pad_to_tiles
 from dlfc.zoo import registry, store
 
 Int32Array = npt.NDArray[np.int32]
@@ -31,17 +31,25 @@ class Codec:
     model: store.LoadedModel
 
     @classmethod
-    def load(cls, model: str | bytes | None = None, *, device: str = "auto", models_dir: Path | None = None) -> Codec:
+    def load(
+        cls,
+        model: str | bytes | None = None,
+        *,
+        device: str = "auto",
+        models_dir: Path | None = None,
+        purpose: Part = "both",
+    ) -> Codec:
         """Load a model by name, by the path of its weights file or by the 4-byte id in a file; None is the default.
 
-        `device` is auto (a GPU if there is one), cpu or cuda. Raises ModelError if there is no such model or device.
+        `device` is auto (a GPU if there is one), cpu or cuda. With the `purpose` encode or decode, only what that
+        needs is loaded. Raises ModelError if there is no such model or device.
         """
         if device not in ("auto", "cpu", "cuda"):
             raise ModelError(f"no device {device!r}; there are: auto, cpu, cuda")
         if device == "cuda" and not torch.cuda.is_available():
             raise ModelError("no CUDA device is available; use --device cpu")
         gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
-        return cls(store.load(registry.find(model, models_dir), torch.device("cuda" if gpu else "cpu")))
+        return cls(store.load(registry.find(model, models_dir), torch.device("cuda" if gpu else "cpu"), purpose))
 
     @property
     def name(self) -> str:
@@ -63,6 +71,8 @@ class Codec:
 
         Raises LimitError if the picture is larger than readers accept, ValueError if `quality` is out of range.
         """
+        if self.model.part == "decode":
+            raise ValueError("this codec was loaded for decoding only")
         if not 0 <= quality <= 100:
             raise ValueError(f"quality must be a number from 0 to 100, not {quality}")
         quality = nearest_quality(quality)
@@ -105,6 +115,8 @@ class Codec:
         With `allow_partial` a file that was cut after its semantic section gives a picture too. Raises FormatError if
         the file is damaged, LimitError if it is larger than `max_pixels`, ModelError if it names another model.
         """
+        if self.model.part == "encode":
+            raise ValueError("this codec was loaded for encoding only")
         container = unpack(data, max_pixels=max_pixels, allow_partial=allow_partial)
         if container.model_id != self.model_id:
             raise ModelError(
@@ -193,17 +205,17 @@ class _CutStream:
         return symbols
 
 
-@lru_cache(maxsize=2)
-def _shared(model: str | bytes | None, device: str) -> Codec:
-    return Codec.load(model, device=device)
+@lru_cache(maxsize=4)
+def _shared(model: str | bytes | None, device: str, purpose: Part) -> Codec:
+    return Codec.load(model, device=device, purpose=purpose)
 
 
 def encode(image: Image.Image, *, quality: float = 50.0, model: str | None = None, device: str = "auto") -> bytes:
     """The .dlf file of `image`; see `Codec.encode`. The model stays loaded for the next call."""
-    return _shared(model, device).encode(image, quality=quality)
+    return _shared(model, device, "encode").encode(image, quality=quality)
 
 
 def decode(data: bytes, *, device: str = "auto", allow_partial: bool = False) -> Image.Image:
     """The RGB picture in a .dlf file; see `Codec.decode`. Its model is the one that the file names."""
     model_id = unpack(data, allow_partial=allow_partial).model_id
-    return _shared(model_id, device).decode(data, allow_partial=allow_partial)
+    return _shared(model_id, device, "decode").decode(data, allow_partial=allow_partial)

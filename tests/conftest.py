@@ -45,7 +45,14 @@ class FakeCodec:
     loads = 0
 
     @classmethod
-    def load(cls, model: str | bytes | None = None, *, device: str = "auto", models_dir: Path | None = None) -> Any:
+    def load(
+        cls,
+        model: str | bytes | None = None,
+        *,
+        device: str = "auto",
+        models_dir: Path | None = None,
+        purpose: str = "both",
+    ) -> Any:
         if model not in (None, "fake", FAKE_MODEL_ID):
             shown = model.hex() if isinstance(model, bytes) else model
             raise ModelError(f"model {shown} is not known; see dlfc models list")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from dlfc.codec import Codec
@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 class Codecs:
     """Loads codecs on demand; safe to use from several threads."""
 
-    def __init__(self, model: str | None, device: str) -> None:
+    def __init__(self, model: str | None, device: str, purpose: Literal["encode", "decode"]) -> None:
         self._model = model
         self._device = device
+        self._purpose = purpose
         self._lock = threading.Lock()
         self._loaded: dict[str | bytes | None, Codec] = {}
 
@@ -28,5 +29,5 @@ class Codecs:
         key = self._model if self._model is not None else model_id
         with self._lock:
             if key not in self._loaded:
-                self._loaded[key] = Codec.load(key, device=self._device)
+                self._loaded[key] = Codec.load(key, device=self._device, purpose=self._purpose)
             return self._loaded[key]

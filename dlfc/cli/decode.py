@@ -73,7 +73,7 @@ def decode(
     planned = batch.plan(inputs, output, output_dir, SUFFIX)
     options.refuse_contradictions(planned, quiet=quiet, verbose=verbose, as_json=json)
     form = _output_form(output)
-    codecs = Codecs(model, device)
+    codecs = Codecs(model, device, "decode")
 
     def work(job: batch.Job) -> batch.Result:
         from dlfc.image import check_side, save_image

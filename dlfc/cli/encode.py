@@ -69,7 +69,7 @@ def encode(
     """
     planned = batch.plan(inputs, output, output_dir, SUFFIX)
     options.refuse_contradictions(planned, quiet=quiet, verbose=verbose, as_json=json)
-    codecs = Codecs(model, device)
+    codecs = Codecs(model, device, "encode")
 
     def work(job: batch.Job) -> batch.Result:
         data, picture = _encode_file(job.source, codecs.get(), quality, max_pixels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from dlfc.model.bottleneck import Bottleneck, Quantised
 from dlfc.model.branches import Decoder, Encoder
 from dlfc.model.config import DLFConfig
 from dlfc.model.generator import Fusion, Generator
+
+Part = Literal["encode", "decode", "both"]
 
 
 class Codebook(nn.Module):
@@ -64,6 +67,15 @@ class DLF(nn.Module):
         self.mixture = nn.Parameter(torch.randn(config.mixture_size, config.mixture_dim))
         self.generator = Generator(config)
         self.base = LinearBase(config) if config.base_components else None
+
+    def keep_half(self, part: Part) -> None:
+        """Remove the modules that encoding, or decoding, does not run."""
+        if part == "encode":
+            del self.decoder, self.fusion, self.mixture, self.generator
+            del self.bottleneck.decode_gain, self.bottleneck.decode_in, self.bottleneck.decode_out
+        elif part == "decode":
+            del self.encoder
+            del self.bottleneck.encode_gain, self.bottleneck.encode_in, self.bottleneck.encode_out
 
     def analyse_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`x` B 3 H W in [-1, 1], sides multiples of a tile -> token inputs T 32 token_dim, detail features."""

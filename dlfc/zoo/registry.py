@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from dlfc.errors import ModelError
+from dlfc.files import save
 
 DEFAULT_MODEL = "small"
 MODELS_DIR_VARIABLE = "DLFC_MODELS_DIR"
@@ -33,10 +34,20 @@ class ModelEntry:
         """What a file says of its model: the first bytes of the fingerprint."""
         return bytes.fromhex(self.fingerprint)[:MODEL_ID_BYTES]
 
+    @property
+    def bundled(self) -> bool:
+        """Whether the model came with dlfc."""
+        return self.weights.parent == _BUNDLED
+
+    @property
+    def description(self) -> Path:
+        """The file beside the weights that holds these fields."""
+        return self.weights.with_suffix(".json")
+
     def save(self) -> None:
         """Write the description beside the weights."""
         fields = {k: v for k, v in asdict(self).items() if k != "weights"}
-        self.weights.with_suffix(".json").write_text(json.dumps(fields, indent=1) + "\n")
+        save(str(self.description), (json.dumps(fields, indent=1) + "\n").encode(), overwrite=True)
 
 
 def user_models_dir() -> Path:
@@ -48,12 +59,22 @@ def user_models_dir() -> Path:
     return Path(data) / "dlfc" / "models"
 
 
-def entries(models_dir: Path | None = None) -> list[ModelEntry]:
-    """All models, bundled ones first; a description that cannot be read raises ModelError."""
-    found = []
+def scan(models_dir: Path | None = None) -> tuple[list[ModelEntry], dict[str, ModelError]]:
+    """All models, bundled ones first, and by name what is wrong with descriptions that cannot be read."""
+    found: list[ModelEntry] = []
+    problems: dict[str, ModelError] = {}
     for folder in (_BUNDLED, models_dir or user_models_dir()):
-        found += [read_entry(path.with_suffix(".safetensors")) for path in sorted(folder.glob("*.json"))]
-    return found
+        for path in sorted(folder.glob("*.json")):
+            try:
+                found.append(read_entry(path.with_suffix(".safetensors")))
+            except ModelError as error:
+                problems[path.stem] = error
+    return found, problems
+
+
+def entries(models_dir: Path | None = None) -> list[ModelEntry]:
+    """All models whose descriptions can be read, bundled ones first."""
+    return scan(models_dir)[0]
 
 
 def read_entry(weights: Path) -> ModelEntry:
@@ -76,14 +97,14 @@ def find(model: str | bytes | None = None, models_dir: Path | None = None) -> Mo
 
     Raises ModelError, which says what models there are.
     """
-    known = entries(models_dir)
+    known, problems = scan(models_dir)
     if isinstance(model, bytes):
         for entry in known:
             if entry.model_id == model:
                 return entry
         raise ModelError(
             f"the file was made with model {model.hex()}, which is not installed; "
-            f"put its weights into {models_dir or user_models_dir()} or name them with --model"
+            f"put its weights into {models_dir or user_models_dir()} with 'dlfc models import', or name them with -m"
         )
     name = model or DEFAULT_MODEL
     if name.endswith(".safetensors"):
@@ -91,6 +112,8 @@ def find(model: str | bytes | None = None, models_dir: Path | None = None) -> Mo
     for entry in known:
         if entry.name == name:
             return entry
+    if name in problems:
+        raise problems[name]
     raise ModelError(f"no model {name!r}; there are: {', '.join(entry.name for entry in known) or 'none'}")
 
 

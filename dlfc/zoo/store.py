@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
+import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +17,20 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dlfc.entropy.coder import Tables
-from dlfc.entropy.prior import ONE, IntegerPrior, check_integers, to_integers
-from dlfc.entropy.tables import TableSet, scale_thresholds
+from dlfc.entropy.prior import IntegerPrior, check_integers, to_integers
+from dlfc.entropy.tables import TableSet, gaussian_tables
 from dlfc.errors import ModelError
 from dlfc.model.config import DLFConfig
-from dlfc.model.dlf import DLF
+from dlfc.model.dlf import DLF, Part
+from dlfc.zoo import weights_file
 from dlfc.zoo.registry import ModelEntry
 
 _PRIOR = "bottleneck.prior."  # the float prior, which files do not need
-_METADATA = "dlfc"
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model ready to code pictures."""
+    """A model ready to code pictures, or the half of it that encodes or decodes them."""
 
     entry: ModelEntry
     network: DLF
@@ -36,13 +39,12 @@ class LoadedModel:
     detail_tables: Tables
     token_tables: Tables
     device: torch.device
+    part: Part = "both"
 
 
 def fingerprint(digests: Mapping[str, str], config: DLFConfig) -> str:
     """SHA-256 over the configuration and the digests of all tensors by name, so that half a model can be checked."""
-    lines = [json.dumps(config.to_dict(), sort_keys=True)]
-    lines += [f"{name} {digests[name]}" for name in sorted(digests)]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return weights_file.fingerprint(digests, config.to_dict())
 
 
 def digest(tensor: Tensor) -> str:
@@ -55,74 +57,86 @@ def digest(tensor: Tensor) -> str:
 def save(network: DLF, path: Path, detail: TableSet, token: TableSet, *, half: bool = True) -> ModelEntry:
     """Write a weights file and its description for `network`; the name is the file's stem.
 
-    With `half` the float weights are stored in 16 bits. Raises ModelError if the prior does not fit fixed point.
+    With `half` the float weights are stored in 16 bits. The files appear when they are complete, and replace others.
+    Raises ModelError if the prior does not fit fixed point.
     """
     kind = torch.float16 if half else torch.float32
     state = {k: v for k, v in network.state_dict().items() if not k.startswith(_PRIOR)}
     tensors = {f"network.{k}": v.detach().cpu().to(kind).contiguous() for k, v in state.items()}
     integers = {f"prior.{k}": v.cpu().contiguous() for k, v in to_integers(network.bottleneck.prior).items()}
     tensors.update(integers)
-    tensors["tables.thresholds"] = torch.from_numpy(scale_thresholds(ONE))
+    tensors["tables.thresholds"] = torch.from_numpy(gaussian_tables()[1])
     for name, tables in (("detail", detail), ("token", token)):
         for part in ("cdf", "lengths", "offsets"):
             tensors[f"tables.{name}.{part}"] = torch.from_numpy(getattr(tables, part)).contiguous()
     config = network.config
-    digests = {name: digest(tensor) for name, tensor in tensors.items()}
+    with ThreadPoolExecutor(2) as pool:
+        digests = dict(zip(tensors, pool.map(digest, tensors.values()), strict=True))
     about = {"config": config.to_dict(), "digests": digests}
-    save_file(tensors, path, {_METADATA: json.dumps(about, sort_keys=True)})
+    temporary = path.with_name(f".dlfc-{secrets.token_hex(8)}.tmp")
+    try:
+        save_file(tensors, temporary, {weights_file.METADATA: json.dumps(about, sort_keys=True)})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     count = sum(v.numel() for k, v in tensors.items() if not k.startswith("tables."))
     entry = ModelEntry(path.stem, path, fingerprint(digests, config), count, config.levels)
     entry.save()
+    shutil.copymode(entry.description, path)  # safetensors lets nobody else read its files
     return entry
 
 
-def load(entry: ModelEntry, device: torch.device) -> LoadedModel:
-    """Read a model onto `device`, and check that it is the one that its description names.
+def load(entry: ModelEntry, device: torch.device, part: Part = "both") -> LoadedModel:
+    """Read a model onto `device`, or the half that `part` names, and check that it is the one described.
 
-    Raises ModelError if the file is missing, damaged, of another shape or not the described one.
+    On the CPU, weights of 32 bits stay in the file, which is mapped into memory. Raises ModelError if the file is
+    missing, damaged, of another shape or not the described one.
     """
+    header = weights_file.read_header(entry.weights)
+    try:
+        config = DLFConfig.from_dict(header.config)
+        with torch.device("meta"):
+            network = DLF(config)
+    except (RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelError(f"{entry.weights}: not a weights file of dlfc: {error}") from error
+    prior = network.bottleneck.prior
+    del network.bottleneck.prior
+    if part != "both":
+        network.keep_half(part)
+    names = [name for name in header.tensors if not name.startswith("network.")]
+    names += [f"network.{name}" for name in network.state_dict()]
+    true = fingerprint(header.digests, config) == entry.fingerprint and header.digests.keys() == header.tensors.keys()
+    if not true or weights_file.damaged(entry.weights, header, [name for name in names if name in header.tensors]):
+        raise ModelError(f"{entry.weights}: the weights are not those of model {entry.name!r}; install it anew")
     try:
         with safe_open(entry.weights, framework="pt") as file:
-            about = json.loads((file.metadata() or {})[_METADATA])
-            config, digests = DLFConfig.from_dict(about["config"]), dict(about["digests"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except FileNotFoundError as error:
-        raise ModelError(f"{entry.weights}: no such weights file") from error
-    except (SafetensorError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, OSError) as error:
         raise ModelError(f"{entry.weights}: not a weights file of dlfc: {error}") from error
-    true = fingerprint(digests, config) == entry.fingerprint and digests.keys() == tensors.keys()
-    if not true or any(digest(tensor) != digests[name] for name, tensor in tensors.items()):
-        raise ModelError(f"{entry.weights}: the weights are not those of model {entry.name!r}; install it anew")
-
     try:
-        return _build(entry, config, tensors, device)
+        check_integers(_select(tensors, "prior."), prior)
+        network.load_state_dict({k: v.float() for k, v in _select(tensors, "network.").items()}, assign=True)
+        network.requires_grad_(False)
+        return _complete(entry, network.eval().to(device), tensors, device, part)
     except (ModelError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())  # torch explains itself in many lines
         raise ModelError(f"{entry.weights}: the tensors do not make a model: {reason}") from error
 
 
-def _build(entry: ModelEntry, config: DLFConfig, tensors: Mapping[str, Tensor], device: torch.device) -> LoadedModel:
-    def part(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+def _select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _complete(
+    entry: ModelEntry, network: DLF, tensors: Mapping[str, Tensor], device: torch.device, part: Part
+) -> LoadedModel:
+    """Add to the network what the entropy coder needs."""
 
     def tables(name: str) -> Tables:
-        return Tables(**{k: v.numpy() for k, v in part(f"tables.{name}.").items()})
+        return Tables(**{k: v.numpy() for k, v in _select(tensors, f"tables.{name}.").items()})
 
-    with torch.device("meta"):
-        network = DLF(config)
-    check_integers(part("prior."), network.bottleneck.prior)
-    del network.bottleneck.prior
-    network.load_state_dict({k: v.float() for k, v in part("network.").items()}, assign=True)
-    network.requires_grad_(False)
     detail, thresholds = tables("detail"), tensors["tables.thresholds"]
     if thresholds.dtype != torch.int64 or thresholds.shape != (detail.rows,) or bool((thresholds.diff() <= 0).any()):
         raise ValueError("the thresholds are not one for each detail table, rising")
-    return LoadedModel(
-        entry,
-        network.eval().to(device),
-        IntegerPrior(part("prior."), device),
-        thresholds,
-        detail,
-        tables("token"),
-        device,
-    )
+    prior = IntegerPrior(_select(tensors, "prior."), device)
+    return LoadedModel(entry, network, prior, thresholds, detail, tables("token"), device, part)

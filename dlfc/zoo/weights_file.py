@@ -1,0 +1,105 @@
+"""What a weights file holds, read without torch: its header, and whether its bytes are those that were saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dlfc.errors import ModelError
+
+METADATA = "dlfc"  # the entry of the safetensors metadata that is ours
+_MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors
+_CHUNK_BYTES = 1 << 20
+_KINDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Type, shape and place of a tensor in a weights file; `start` and `end` count from the file's first byte."""
+
+    kind: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the weights: the network's configuration, and each tensor with its SHA-256."""
+
+    config: dict[str, Any]
+    digests: dict[str, str]
+    tensors: dict[str, StoredTensor]
+
+
+def fingerprint(digests: Mapping[str, str], config: Mapping[str, Any]) -> str:
+    """SHA-256 over the configuration and the digests of all tensors by name, so that half a model can be checked."""
+    lines = [json.dumps(config, sort_keys=True)]
+    lines += [f"{name} {digests[name]}" for name in sorted(digests)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def read_header(path: Path) -> Header:
+    """The header of a weights file; raises ModelError if there is none or the file is cut short."""
+    try:
+        with path.open("rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= min(_MAX_HEADER_BYTES, size_bytes - 8):
+                raise ValueError("no header")
+            fields = json.loads(file.read(length))
+        about = json.loads(fields.pop("__metadata__")[METADATA])
+        header = Header(
+            dict(about["config"]),
+            {str(name): str(value) for name, value in dict(about["digests"]).items()},
+            {name: _place(tensor, 8 + length) for name, tensor in fields.items()},
+        )
+        if max((tensor.end for tensor in header.tensors.values()), default=0) != size_bytes:
+            raise ValueError("it has another length than its header says")
+    except FileNotFoundError as error:
+        raise ModelError(f"{path}: no such weights file") from error
+    except OSError as error:
+        raise ModelError(f"{path}: cannot read the weights file: {error.strerror}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ModelError(f"{path}: not a weights file of dlfc: {error}") from error
+    return header
+
+
+def _place(fields: Mapping[str, Any], base: int) -> StoredTensor:
+    start, end = fields["data_offsets"]
+    if not 0 <= start <= end:
+        raise ValueError("a tensor ends before it starts")
+    return StoredTensor(f"torch.{_KINDS[fields['dtype']]}", tuple(map(int, fields["shape"])), base + start, base + end)
+
+
+def damaged(path: Path, header: Header, names: Iterable[str] | None = None) -> list[str]:
+    """Which of the tensors `names`, by default all, do not have the digest that the header states.
+
+    Reads with two threads, and holds nothing of the weights in memory.
+    """
+
+    def differs(name: str) -> bool:
+        return digest(path, header.tensors[name]) != header.digests.get(name)
+
+    chosen = sorted(header.tensors if names is None else names, key=lambda name: header.tensors[name].start)
+    with ThreadPoolExecutor(2) as pool:
+        return [name for name, wrong in zip(chosen, pool.map(differs, chosen), strict=True) if wrong]
+
+
+def digest(path: Path, tensor: StoredTensor) -> str:
+    """SHA-256 over type, shape and little-endian bytes of a tensor in a file; see `dlfc.zoo.store.digest`."""
+    total = hashlib.sha256(f"{tensor.kind} {list(tensor.shape)}\n".encode())
+    left = tensor.end - tensor.start
+    buffer = memoryview(bytearray(min(_CHUNK_BYTES, left)))
+    with path.open("rb", buffering=0) as file:
+        file.seek(tensor.start)
+        while left and (count := file.readinto(buffer[: min(left, len(buffer))])):
+            total.update(buffer[:count])
+            left -= count
+    return total.hexdigest()
