@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from dlfc.model.generator import MapAttention, ResidualBlock, Upsample
 from dlfc.model.vit import Exchange, VitBlock
 
 _VIT_SIZES = {"small": (512, 8, 8), "base": (768, 12, 12), "large": (1024, 24, 16)}  # width, layers, heads
+_HEAD_DIM = 64  # of every published transformer, semantic and detail
 
 # What a checkpoint holds beside the codec: losses, training state, constant masks, and the half of the VQGAN that
 # only trains.
@@ -58,6 +60,71 @@ def read_config(fields: Mapping[str, Any], levels: int = 1) -> DLFConfig:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"not a published configuration: {error}") from error
+
+
+def infer_config(state_dict: Mapping[str, Tensor]) -> DLFConfig:
+    """Our configuration from the names and shapes of a published checkpoint; ModelError if they are of another kind.
+
+    All but the sizes of attention heads and windows can be seen there, and those never vary.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in state_dict.items()}
+
+    def numbers(pattern: str) -> tuple[int, ...]:
+        """The different numbers that a pattern with one group finds at the beginnings of names, rising."""
+        found = {int(match[1]) for name in shapes if (match := re.match(pattern, name))}
+        return tuple(sorted(found))
+
+    def count(pattern: str) -> int:
+        return len(numbers(pattern))
+
+    codec, generator = "hybrid_codec", r"vqgan\.decoder"
+    try:
+        width = shapes[f"{codec}.latent_tokens"][1]
+        exchange = {side: numbers(rf"{codec}\.{side}\.inter_blocks\.(\d+)\.") for side in ("encoder", "decoder")}
+        at = f"{exchange['encoder'][0]}"
+        levels, latent_dim = shapes[f"{codec}.quantize_feat.factorized_prior_vec"][:2]
+        channels = [
+            shapes[f"vqgan.decoder.up.{i}.block.0.conv1.weight"][0] for i in numbers(rf"{generator}\.up\.(\d+)\.")
+        ]
+        mixture_size, mixture_dim = shapes["vqgan.quantize.embedding.weight"]
+        codebook_size, token_dim = shapes[f"{codec}.quantize.embedding.weight"]
+        patch_px = shapes[f"{codec}.encoder.patch_embed.weight"][-1]
+        return DLFConfig(
+            tile_px=patch_px * math.isqrt(shapes[f"{codec}.encoder.positional_embedding"][0] - 1),
+            patch_px=patch_px,
+            head_dim=_HEAD_DIM,
+            width=width,
+            heads=width // _HEAD_DIM,
+            encoder_layers=count(rf"{codec}\.encoder\.transformer\.(\d+)\."),
+            decoder_layers=count(rf"{codec}\.decoder\.transformer\.(\d+)\."),
+            tokens_per_tile=shapes[f"{codec}.latent_tokens"][0],
+            token_dim=token_dim,
+            codebook_size=codebook_size,
+            detail_dim=shapes[f"{codec}.encoder.pix_emb_proj.weight"][0],
+            latent_dim=latent_dim,
+            levels=levels,
+            swin_in=count(rf"{codec}\.encoder\.feat_in\.(\d+)\.norm_attn"),
+            swin_out=count(rf"{codec}\.encoder\.feat_out\.0\.(\d+)\.norm_attn"),
+            swin_up=count(rf"{codec}\.decoder\.init_feat_up\.2\.(\d+)\.norm_attn"),
+            encoder_exchange=exchange["encoder"],
+            decoder_exchange=exchange["decoder"],
+            exchange_attention=count(rf"{codec}\.encoder\.inter_blocks\.{at}\.attn\.(\d+)\."),
+            exchange_swin=count(rf"{codec}\.encoder\.feat_blocks\.{at}\.0\.(\d+)\."),
+            exchange_convnext=count(rf"{codec}\.encoder\.feat_blocks\.{at}\.(\d+)\.layer_scale"),
+            fusion_dim=shapes["prior_fusion.merge.3.weight"][0],
+            fusion_swin_in=count(r"prior_fusion\.titok_in\.1\.(\d+)\."),
+            fusion_swin=count(r"prior_fusion\.merge\.4\.(\d+)\."),
+            mixture_size=mixture_size,
+            mixture_dim=mixture_dim,
+            generator_channels=channels[0],
+            generator_mult=tuple(c // channels[0] for c in channels),
+            generator_blocks=count(rf"{generator}\.up\.0\.block\.(\d+)\."),
+            generator_attention="vqgan.decoder.mid.attn_1.norm.weight" in shapes,
+        )
+    except KeyError as error:
+        raise ModelError(f"the checkpoint lacks tensor {error}") from error
+    except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelError(f"the shapes in the checkpoint are not those of a DLF network: {error}") from error
 
 
 # Our name -> published name, part by part; the first pattern that matches a whole prefix wins.
