@@ -306,7 +306,7 @@ def integers_agree(model: DLF, ours: Arrays) -> None:
         passes.accept(given)
     assert np.mean(same_symbols) > 0.999
     assert np.mean(same_tables) > 0.9  # a scale at the edge of its level may round to the next
-    assert difference(passes.latent().numpy(), ours["y_hat_latent"]) < 0.01
+    assert np.quantile(np.abs(passes.latent().numpy() - ours["y_hat_latent"]), 0.99) < 0.01
 
 
 def stream_bytes(ours: Arrays) -> int:
