@@ -68,12 +68,16 @@ class Lpips(nn.Module):
         taps = self.taps((2 * x - 1 - self.shift) / self.scale)
         return [F.normalize(tap.float(), dim=1, eps=1e-10) for tap in taps]
 
+    def distance(self, features: list[Tensor], reference: list[Tensor]) -> Tensor:
+        """One value per picture, from what `features` returned for both."""
+        total = features[0].new_zeros(len(features[0]))
+        for k, (a, b) in enumerate(zip(features, reference, strict=True)):
+            head = self._weight(f"lin{k}").view(1, -1, 1, 1)
+            total = total + ((a - b).square() * head).sum(1).mean((1, 2))
+        return total
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """One value per picture, for N 3 H W in [0, 1]; gradients flow to `x` only."""
         with torch.no_grad():
             reference = self.features(y)
-        total = x.new_zeros(len(x), dtype=torch.float32)
-        for k, (a, b) in enumerate(zip(self.features(x), reference, strict=True)):
-            head = self._weight(f"lin{k}").view(1, -1, 1, 1)
-            total = total + ((a - b).square() * head).sum(1).mean((1, 2))
-        return total
+        return self.distance(self.features(x), reference)
