@@ -15,6 +15,7 @@ import typer
 
 from dlfc import __version__
 from dlfc.cli import decode, encode, info, train
+from dlfc.cli import eval as evaluate
 from dlfc.cli.help import HelpfulCommand, HelpfulGroup
 from dlfc.cli.messages import UsageProblem, reason_of, say
 from dlfc.errors import DlfcError
@@ -74,6 +75,7 @@ def _root(
 app.command("encode", cls=HelpfulCommand, epilog=encode.EPILOG)(encode.encode)
 app.command("decode", cls=HelpfulCommand, epilog=decode.EPILOG)(decode.decode)
 app.command("info", cls=HelpfulCommand, epilog=info.EPILOG)(info.info)
+app.command("eval", cls=HelpfulCommand, epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command("train", cls=HelpfulCommand, epilog=train.EPILOG)(train.train)
 
 
