@@ -22,7 +22,7 @@ class HelpfulCommand(TyperCommand):
                 heading = getattr(param, "rich_help_panel", None) or "Other"
                 sections.setdefault(heading, []).append(record)
         for heading, records in sections.items():
-            with formatter.section(heading):
+            with formatter.section(heading if len(sections) > 1 else "Options"):
                 formatter.write_dl(records)
 
 

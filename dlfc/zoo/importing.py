@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 import re
+import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from torch import Tensor
 
 from dlfc.entropy.tables import gaussian_tables, token_table
 from dlfc.errors import ModelError
-from dlfc.zoo import published, store
+from dlfc.zoo import published, store, weights_file
 from dlfc.zoo.registry import ModelEntry
 
 _FIRST_BYTES = 8
@@ -27,8 +30,11 @@ def import_checkpoint(checkpoint: Path, target: Path, config: Path | None = None
 
     The checkpoint is a Lightning file, a state dict saved by torch, or safetensors, with published names. Its
     configuration is found from the shapes, or read from a published configuration in JSON. Tables are Gaussian, and
-    all tokens equally likely, so the same checkpoint gives the same model everywhere. Raises ModelError.
+    all tokens equally likely, so the same checkpoint gives the same model everywhere. A weights file of dlfc is
+    checked and copied. Raises ModelError.
     """
+    if _is_weights_file(checkpoint):
+        return _copy(checkpoint, target)
     state_dict = read_checkpoint(checkpoint)
     try:
         sizes = published.infer_config(state_dict)
@@ -44,6 +50,28 @@ def import_checkpoint(checkpoint: Path, target: Path, config: Path | None = None
         raise ModelError(f"{checkpoint}: {error}") from error
     except (RuntimeError, TypeError, ValueError) as error:
         raise ModelError(f"{checkpoint}: the tensors do not make a model: {_one_line(error)}") from error
+
+
+def _is_weights_file(path: Path) -> bool:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return weights_file.METADATA in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
+def _copy(source: Path, target: Path) -> ModelEntry:
+    header = weights_file.read_header(source)
+    sizes = {name: math.prod(tensor.shape) for name, tensor in header.tensors.items()}
+    parameters = sum(size for name, size in sizes.items() if not name.startswith("tables."))
+    mark = weights_file.fingerprint(header.digests, header.config)
+    entry = ModelEntry(target.stem, source, mark, parameters, header.config.get("levels", 1))
+    store.load(entry, torch.device("cpu"))
+    with store.replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+    entry = replace(entry, weights=target)
+    entry.save()
+    return entry
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:

@@ -6,8 +6,9 @@ import hashlib
 import json
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,17 +74,24 @@ def save(network: DLF, path: Path, detail: TableSet, token: TableSet, *, half: b
     with ThreadPoolExecutor(2) as pool:
         digests = dict(zip(tensors, pool.map(digest, tensors.values()), strict=True))
     about = {"config": config.to_dict(), "digests": digests}
-    temporary = path.with_name(f".dlfc-{secrets.token_hex(8)}.tmp")
-    try:
+    with replacing(path) as temporary:
         save_file(tensors, temporary, {weights_file.METADATA: json.dumps(about, sort_keys=True)})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     count = sum(v.numel() for k, v in tensors.items() if not k.startswith("tables."))
     entry = ModelEntry(path.stem, path, fingerprint(digests, config), count, config.levels)
     entry.save()
     shutil.copymode(entry.description, path)  # safetensors lets nobody else read its files
     return entry
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file to write, which becomes `path` when all has gone well."""
+    temporary = path.with_name(f".dlfc-{secrets.token_hex(8)}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load(entry: ModelEntry, device: torch.device, part: Part = "both") -> LoadedModel:
@@ -105,13 +113,11 @@ def load(entry: ModelEntry, device: torch.device, part: Part = "both") -> Loaded
         network.keep_half(part)
     names = [name for name in header.tensors if not name.startswith("network.")]
     names += [f"network.{name}" for name in network.state_dict()]
-    true = fingerprint(header.digests, config) == entry.fingerprint and header.digests.keys() == header.tensors.keys()
-    if not true or weights_file.damaged(entry.weights, header, [name for name in names if name in header.tensors]):
-        raise ModelError(f"{entry.weights}: the weights are not those of model {entry.name!r}; install it anew")
+    weights_file.check(entry, header, names)
     try:
         with safe_open(entry.weights, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError) as error:  # a tensor is missing, or the file has changed
         raise ModelError(f"{entry.weights}: not a weights file of dlfc: {error}") from error
     try:
         check_integers(_select(tensors, "prior."), prior)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dlfc.errors import ModelError
+from dlfc.zoo.registry import ModelEntry
 
 METADATA = "dlfc"  # the entry of the safetensors metadata that is ours
 _MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors
@@ -78,18 +79,21 @@ def _place(fields: Mapping[str, Any], base: int) -> StoredTensor:
     return StoredTensor(f"torch.{_KINDS[fields['dtype']]}", tuple(map(int, fields["shape"])), base + start, base + end)
 
 
-def damaged(path: Path, header: Header, names: Iterable[str] | None = None) -> list[str]:
-    """Which of the tensors `names`, by default all, do not have the digest that the header states.
+def check(entry: ModelEntry, header: Header, names: Iterable[str] | None = None) -> None:
+    """Raise ModelError unless the tensors `names`, by default all, are those of the model that `entry` describes.
 
     Reads with two threads, and holds nothing of the weights in memory.
     """
+    chosen = header.tensors.keys() & (header.tensors if names is None else names)
+    in_order = sorted(chosen, key=lambda name: header.tensors[name].start)
 
-    def differs(name: str) -> bool:
-        return digest(path, header.tensors[name]) != header.digests.get(name)
+    def is_whole(name: str) -> bool:
+        return digest(entry.weights, header.tensors[name]) == header.digests[name]
 
-    chosen = sorted(header.tensors if names is None else names, key=lambda name: header.tensors[name].start)
+    known = fingerprint(header.digests, header.config) == entry.fingerprint
     with ThreadPoolExecutor(2) as pool:
-        return [name for name, wrong in zip(chosen, pool.map(differs, chosen), strict=True) if wrong]
+        if not known or header.digests.keys() != header.tensors.keys() or not all(pool.map(is_whole, in_order)):
+            raise ModelError(f"{entry.weights}: the weights are not those of model {entry.name!r}; install it anew")
 
 
 def digest(path: Path, tensor: StoredTensor) -> str:
