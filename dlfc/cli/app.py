@@ -14,7 +14,7 @@ from typing import Annotated, cast
 import typer
 
 from dlfc import __version__
-from dlfc.cli import decode, encode, info, train
+from dlfc.cli import decode, encode, info, models, train
 from dlfc.cli import eval as evaluate
 from dlfc.cli.help import HelpfulCommand, HelpfulGroup
 from dlfc.cli.messages import UsageProblem, reason_of, say
@@ -76,6 +76,7 @@ app.command("encode", cls=HelpfulCommand, epilog=encode.EPILOG)(encode.encode)
 app.command("decode", cls=HelpfulCommand, epilog=decode.EPILOG)(decode.decode)
 app.command("info", cls=HelpfulCommand, epilog=info.EPILOG)(info.info)
 app.command("eval", cls=HelpfulCommand, epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.add_typer(models.app, name="models", cls=HelpfulGroup)
 app.command("train", cls=HelpfulCommand, epilog=train.EPILOG)(train.train)
 
 
@@ -105,8 +106,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage(arguments: list[str], problem: str) -> int:
-    names = {command.name for command in app.registered_commands}
-    name = f"{PROGRAM} {arguments[0]}" if arguments and arguments[0] in names else PROGRAM
+    name = PROGRAM
+    known = app
+    for word in arguments[:2]:
+        groups = {group.name: group.typer_instance for group in known.registered_groups}
+        if word not in groups.keys() | {command.name for command in known.registered_commands}:
+            break
+        name = f"{name} {word}"
+        known = groups.get(word, typer.Typer())
     problem = problem[:1].lower() + problem[1:].rstrip(".")
     say(f"{name}: {problem}; try '{name} --help'")
     return EXIT_USAGE
