@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dlfc.model.bottleneck import at_level
 from dlfc.model.config import DLFConfig
+from dlfc.model.vit import random_parameter
 
 
 def cut_patches(x: Tensor, height: int, width: int) -> Tensor:
@@ -37,7 +38,8 @@ class LinearBase(nn.Module):
         rh, rw = config.base_region_px
         cell = config.cell_px
         self.token_in = nn.Linear(3 * rh * rw, config.token_dim)
-        self.token_codes = nn.Embedding(config.codebook_size, config.base_components)
+        codes = random_parameter(config.codebook_size, config.base_components)
+        self.token_codes = nn.Embedding.from_pretrained(codes, freeze=False)
         self.token_out = nn.Linear(config.base_components, 3 * rh * rw)
         self.detail_in = nn.Linear(3 * cell * cell, config.latent_dim, bias=False)
         self.detail_out = nn.Linear(config.latent_dim, 3 * cell * cell, bias=False)

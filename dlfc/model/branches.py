@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dlfc.model.config import DLFConfig
 from dlfc.model.detail import ConvNeXtBlock, swin_run
-from dlfc.model.vit import Exchange, VitBlock, cut_tiles, join_tiles
+from dlfc.model.vit import Exchange, VitBlock, cut_tiles, join_tiles, random_parameter
 
 
 class _Branches(nn.Module):
@@ -18,9 +18,9 @@ class _Branches(nn.Module):
         self.config = config
         cells = config.grid**2
         scale = config.width**-0.5
-        self.class_token = nn.Parameter(torch.randn(1, config.width) * scale)
-        self.position = nn.Parameter(torch.randn(cells + 1, config.width) * scale)
-        self.token_position = nn.Parameter(torch.randn(config.tokens_per_tile, config.width) * scale)
+        self.class_token = random_parameter(1, config.width, scale=scale)
+        self.position = random_parameter(cells + 1, config.width, scale=scale)
+        self.token_position = random_parameter(config.tokens_per_tile, config.width, scale=scale)
         self.norm_in = nn.LayerNorm(config.width)
         self.norm_out = nn.LayerNorm(config.width)
         self.layers = nn.ModuleList(VitBlock(config.width, config.heads) for _ in range(layers))
@@ -58,7 +58,7 @@ class Encoder(_Branches):
         super().__init__(config, config.encoder_layers, config.encoder_exchange)
         c = config
         self.patch_embed = nn.Conv2d(3, c.width, c.patch_px, stride=c.patch_px)
-        self.latent_tokens = nn.Parameter(torch.randn(c.tokens_per_tile, c.width) * c.width**-0.5)
+        self.latent_tokens = random_parameter(c.tokens_per_tile, c.width, scale=c.width**-0.5)
         self.to_token = nn.Linear(c.width, c.token_dim)
         self.to_detail = nn.Linear(c.width, c.detail_dim)
         self.detail_in = swin_run(c.detail_dim, c.head_dim, c.grid, c.swin_in)
@@ -89,7 +89,7 @@ class Decoder(_Branches):
     def __init__(self, config: DLFConfig) -> None:
         super().__init__(config, config.decoder_layers, config.decoder_exchange)
         c = config
-        self.mask_token = nn.Parameter(torch.randn(1, c.width) * c.width**-0.5)
+        self.mask_token = random_parameter(1, c.width, scale=c.width**-0.5)
         self.from_token = nn.Linear(c.token_dim, c.width)
         self.detail_up = nn.Sequential(nn.Conv2d(c.detail_dim, 4 * c.detail_dim, 1), nn.PixelShuffle(2))
         self.detail_in = swin_run(c.detail_dim, c.head_dim, c.grid, c.swin_up)

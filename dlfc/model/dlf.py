@@ -14,6 +14,7 @@ from dlfc.model.bottleneck import Bottleneck, Quantised
 from dlfc.model.branches import Decoder, Encoder
 from dlfc.model.config import DLFConfig
 from dlfc.model.generator import Fusion, Generator
+from dlfc.model.vit import random_parameter
 
 Part = Literal["encode", "decode", "both"]
 
@@ -23,7 +24,7 @@ class Codebook(nn.Module):
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
-        self.entries = nn.Parameter(torch.randn(size, dim))
+        self.entries = random_parameter(size, dim)
 
     def nearest(self, z: Tensor) -> Tensor:
         """`z` ... dim -> index of the nearest entry (squared distance of unit vectors; the first minimum wins)."""
@@ -64,7 +65,7 @@ class DLF(nn.Module):
         self.bottleneck = Bottleneck(config)
         self.decoder = Decoder(config)
         self.fusion = Fusion(config)
-        self.mixture = nn.Parameter(torch.randn(config.mixture_size, config.mixture_dim))
+        self.mixture = random_parameter(config.mixture_size, config.mixture_dim)
         self.generator = Generator(config)
         self.base = LinearBase(config) if config.base_components else None
 

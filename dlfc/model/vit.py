@@ -7,6 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def random_parameter(*shape: int, scale: float = 1.0) -> nn.Parameter:
+    """Normally distributed start values; none on the meta device, where torch would load its compiler to draw them."""
+    values = torch.empty(shape)
+    return nn.Parameter(values if values.is_meta else torch.randn(shape) * scale)
+
+
 class Attention(nn.Module):
     """Multi-head self-attention over `B N C`, all pairs."""
 
@@ -73,8 +79,8 @@ class Exchange(nn.Module):
     def __init__(self, width: int, detail_dim: int, head_dim: int, tokens: int, grid: int, depth: int) -> None:
         super().__init__()
         self.grid = grid
-        self.semantic_position = nn.Parameter(torch.randn(tokens, width) * 0.02)
-        self.detail_position = nn.Parameter(torch.randn(grid * grid, detail_dim) * 0.02)
+        self.semantic_position = random_parameter(tokens, width, scale=0.02)
+        self.detail_position = random_parameter(grid * grid, detail_dim, scale=0.02)
         self.compress = nn.Linear(width, detail_dim)
         self.blocks = nn.ModuleList(VitBlock(detail_dim, detail_dim // head_dim) for _ in range(depth))
         self.decompress = nn.Sequential(nn.Linear(detail_dim, 2 * detail_dim), nn.LayerNorm(2 * detail_dim), nn.SiLU())
