@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dlfc.errors import ModelError
 from dlfc.evaluate.lpips import Lpips
-from dlfc.evaluate.table import ms_ssim, psnr, read
+from dlfc.evaluate.measures import ms_ssim, psnr
 
 
 def picture(seed: int = 0, side: int = 192) -> Tensor:
@@ -59,14 +59,6 @@ def test_ms_ssim_forgives_a_change_of_brightness_more_than_a_loss_of_structure()
     shift = float((blurred - x).square().mean().sqrt())  # the same PSNR
     assert psnr(x, x + shift) == pytest.approx(psnr(x, blurred))
     assert ms_ssim(x, x + shift) > ms_ssim(x, blurred) + 0.05
-
-
-def test_a_picture_is_read_as_numbers_from_zero_to_one(tmp_path: Path) -> None:
-    photo(20, 10).save(tmp_path / "photo.png")
-    x = read(tmp_path / "photo.png")
-    assert x.shape == (1, 3, 10, 20)
-    assert x.dtype == torch.float32
-    assert x[0, :, 4, 7].tolist() == pytest.approx([v / 255 for v in photo(20, 10).getpixel((7, 4))])
 
 
 # --- LPIPS --------------------------------------------------------------------------------------------------------

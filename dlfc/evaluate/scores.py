@@ -49,13 +49,6 @@ class Level:
         values = [score.values[measure.name] for score in self.scores if measure.name in score.values]
         return mean(values) if values else None
 
-    def seconds(self) -> tuple[float, float]:
-        """Mean time of encoding and decoding one photo with the model loaded."""
-        return (
-            mean([score.encode_s for score in self.scores if score.encode_s is not None]),
-            mean([score.decode_s for score in self.scores if score.decode_s is not None]),
-        )
-
 
 @dataclass(frozen=True)
 class Point:
