@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -117,7 +117,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Measures to use.  [default: all that the weights allow]",
+            help="Measures to use, such as lpips-alex,psnr.  [default: all that the weights allow]",
             rich_help_panel=WHAT,
             show_default=False,
         ),
@@ -150,8 +150,7 @@ def evaluate(
     """Measure rate and quality of models over the photos of a folder.
 
     Every photo is encoded and decoded by two processes; sizes are those of whole files. For each quality a table
-    gives mean rate and quality; a second one puts beside them the best JPEG, WebP and AVIF files that are at most 10 %
-    larger.
+    gives mean rate and quality; a second one puts beside them the best JPEG, WebP and AVIF files of about that size.
 
     Tables go to standard output as Markdown. With --out they are also written to report.md, with one line per file in
     files.csv, the means in means.csv, and plots in rates.png and rates.svg; older ones there are replaced.
@@ -167,13 +166,13 @@ def evaluate(
 
     if keep and out is None:
         raise UsageProblem("--keep needs a folder; name it with --out")
-    codecs = _codecs(against)
-    judge = _judge(metrics, measures, device)
+    tell = _tell_nobody if quiet else say
+    codecs = _codecs(against, tell)
+    judge = _judge(metrics, measures, device, tell)
     found = find_photos(photos)
     published = [] if points is None else read_points(points)
     if out is not None:
         make_directory(str(out))
-    tell = _tell_nobody if quiet else say
     report: list[str] = []
 
     def publish(text: str) -> None:
@@ -202,7 +201,7 @@ def evaluate(
         findings.write(out, "\n".join(report), title=f"{photos.absolute().name}, {len(found)} photos")
 
 
-def _judge(metrics: Path | None, measures: str | None, device: str) -> Judge:
+def _judge(metrics: Path | None, measures: str | None, device: str, tell: Callable[[str], None]) -> Judge:
     """What measures the pictures; says what has no weights."""
     import torch
 
@@ -214,11 +213,11 @@ def _judge(metrics: Path | None, measures: str | None, device: str) -> Judge:
     judge = Judge(metrics, None if measures is None else _split(measures), "cuda" if gpu else "cpu")
     if judge.left_out:
         files = ", ".join(sorted({str(measure.weights) for measure in judge.left_out}))
-        say(f"dlfc: left out {', '.join(measure.name for measure in judge.left_out)}: no {files} to measure with")
+        tell(f"dlfc: left out {', '.join(measure.name for measure in judge.left_out)}: no {files} to measure with")
     return judge
 
 
-def _codecs(against: str) -> list[str]:
+def _codecs(against: str, tell: Callable[[str], None]) -> list[str]:
     """The ordinary codecs to compare with; says which of those asked for cannot be had."""
     from dlfc.evaluate.ordinary import ORDINARY
 
@@ -227,7 +226,7 @@ def _codecs(against: str) -> list[str]:
         if name not in ORDINARY:
             raise UsageProblem(f"--against has {name!r}, which is none of {', '.join(ORDINARY)}; or say {NONE}")
         if not ORDINARY[name].available():
-            say(f"dlfc: left out {name}: Pillow here cannot write it")
+            tell(f"dlfc: left out {name}: Pillow here cannot write it")
     return [name for name in asked if ORDINARY[name].available()]
 
 

@@ -91,9 +91,9 @@ def _table_of_wins(
         rows.append([level.quality, f"{level.bpp:.4f}", *cells, str(alone), _named(lost) or "-"])
     explained = (
         f"Photos on which a level is better than the best of {', '.join(codecs)} of at most {SLACK:g} times the "
-        "size;\nphotos that none of these gets so small count, and are counted once more under alone.\n"
+        "size;\nphotos that none of these gets so small count too, and no rival says how many they are.\n"
     )
-    return f"{explained}\n{markdown(['-q', 'bpp', *names, 'alone', 'not on'], rows)}"
+    return f"{explained}\n{markdown(['-q', 'bpp', *names, 'no rival', 'not on'], rows)}"
 
 
 def _beats(score: Score, rivals: Sequence[Score], measure: Measure) -> bool:

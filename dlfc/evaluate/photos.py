@@ -13,6 +13,7 @@ from dlfc.formats import DEFAULT_MAX_PIXELS
 from dlfc.image import load_image
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".avif", ".ppm", ".bmp"})
+MIN_SIDE_PX = 64  # below, the networks that measure have nothing left in their last layers
 _MAX_BYTES = 2**31  # as for dlfc encode
 
 
@@ -28,11 +29,14 @@ class Photo:
         return self.path.stem
 
     def load(self) -> Image.Image:
-        """The picture as the encoder sees it, 8-bit RGB. Raises ImageError or OSError."""
+        """The picture as the encoder sees it, 8-bit RGB. Raises OSError, or ImageError also for a very small one."""
         try:
-            return load_image(load(str(self.path), max_bytes=_MAX_BYTES), max_pixels=DEFAULT_MAX_PIXELS).image
+            image = load_image(load(str(self.path), max_bytes=_MAX_BYTES), max_pixels=DEFAULT_MAX_PIXELS).image
         except ImageError as error:
             raise ImageError(f"{self.path}: {error}") from error
+        if min(image.size) < MIN_SIDE_PX:
+            raise ImageError(f"{self.path}: measuring needs at least {MIN_SIDE_PX} pixels on each side")
+        return image
 
 
 def find_photos(folder: Path) -> list[Photo]:
