@@ -52,10 +52,17 @@ class LinearBase(nn.Module):
 
     def token_image(self, tokens: Tensor, height: int, width: int) -> Tensor:
         """Token indices T 32 -> picture B 3 height width."""
+        return self._code_image(self.token_codes(tokens), height, width)
+
+    def soft_token_image(self, nearness: Tensor, height: int, width: int) -> Tensor:
+        """The picture of a mixture of codes, weights T 32 codebook_size, for gradients to what picks tokens."""
+        return self._code_image(nearness @ self.token_codes.weight, height, width)
+
+    def _code_image(self, codes: Tensor, height: int, width: int) -> Tensor:
         rh, rw = self.config.base_region_px
         rows, cols = self.config.tile_px // rh, self.config.tile_px // rw
         tall, wide = height // self.config.tile_px, width // self.config.tile_px
-        codes = self.token_codes(tokens).view(-1, tall, wide, rows, cols, self.config.base_components)
+        codes = codes.view(-1, tall, wide, rows, cols, self.config.base_components)
         codes = codes.transpose(2, 3).reshape(-1, tall * rows, wide * cols, self.config.base_components)
         return join_patches(self.token_out(codes), rh, rw)
 

@@ -24,6 +24,8 @@ from dlfc.train.warmstart import warm_start
 LPIPS_JITTER = 8  # random margin cut before LPIPS, so that no texture can lock to the stride of its first layer
 
 
+TOKEN_SHARPNESS = 150.0  # of the softmax over codes: the cosines of neighbouring codes differ by about 0.01
+
 # Parts that start from data: small weights that a common learning rate would wash away, and what picks tokens, which
 # would move them between codes faster than everything that reads them could follow (the codebook then collapses).
 SLOW_PARTS = ("base.", "codebook.", "encoder.to_token.")
@@ -79,8 +81,11 @@ def losses(model: DLF, lpips: Lpips, recipe: Recipe, x: Tensor, level: Tensor, w
     codes = model.codebook.lookup(out.tokens)
     commitment = recipe.commitment_weight * _distance(unit, codes.detach()) + _distance(unit.detach(), codes)
     total = recipe.mse_weight * mse + recipe.lpips_weight * perceptual + (weight * bpp).mean() + commitment
-    if out.base is not None:
+    if out.base is not None and model.base is not None:
+        nearness = torch.softmax(TOKEN_SHARPNESS * unit @ F.normalize(model.codebook.entries, dim=-1).T, -1)
+        soft = model.base.soft_token_image(nearness, x.shape[2], x.shape[3])
         total = total + recipe.base_weight * F.mse_loss(out.base * 0.5 + 0.5, target)
+        total = total + recipe.token_weight * F.mse_loss(soft * 0.5 + 0.5, target)
     return Losses(total, mse.detach(), perceptual.detach(), (bpp + token_bpp(model)).detach())
 
 

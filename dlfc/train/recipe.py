@@ -31,7 +31,8 @@ class Recipe:
     mse_weight: float = 20.0  # of the mean squared error of pixels in [0, 1]
     lpips_weight: float = 1.0
     base_weight: float = 5.0  # of the mean squared error of the linear base, which keeps it a picture
-    commitment_weight: float = 0.25
+    token_weight: float = 10.0  # of the same error of the token picture: it keeps tokens telling regions apart
+    commitment_weight: float = 0.02  # small: alone, this loss is least when all tokens are the same
     first_lambda: float = 5.0  # of bits per pixel, before the controller has steered it
     controller_rate: float = 0.01
     warmstart_crops: int = 3000
