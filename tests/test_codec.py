@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -300,6 +302,15 @@ def test_a_model_is_loaded_by_name_by_path_and_by_the_id_in_a_file(models_dir: P
         assert (loaded.name, loaded.fingerprint, loaded.model_id) == ("tiny", codec.fingerprint, codec.model_id)
         assert len(loaded.fingerprint) == 32
         assert loaded.fingerprint[:4] == loaded.model_id
+
+
+def test_coding_does_not_load_the_compiler_of_torch(models_dir: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from PIL import Image; from dlfc.codec import Codec;"
+        "codec = Codec.load('tiny', device='cpu', models_dir=Path(sys.argv[1]));"
+        "codec.decode(codec.encode(Image.new('RGB', (70, 50)))); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(models_dir)], check=False).returncode == 0
 
 
 def test_an_unknown_device_is_a_model_error(models_dir: Path) -> None:
