@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlfc.model.linear import Linear
 from dlfc.model.vit import Mlp, cut_tiles, join_tiles
 
 
@@ -43,8 +44,8 @@ class WindowAttention(nn.Module):
         n = window * window
         side = 2 * window - 1 if relative else n
         self.bias = nn.Parameter(torch.zeros(side, side))
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.out = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
+        self.out = Linear(dim, dim)
 
     def _bias(self, rows: int, cols: int) -> Tensor:
         """Additive bias for every window of a map of `rows` x `cols` windows: 1 or rows*cols, 1, n, n."""

@@ -6,8 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlfc.model import strips
 from dlfc.model.config import DLFConfig
 from dlfc.model.detail import swin_run
+from dlfc.model.linear import Linear
 
 
 class Fusion(nn.Module):
@@ -19,10 +21,10 @@ class Fusion(nn.Module):
         self.semantic_in = swin_run(c.width, c.head_dim, c.grid, c.fusion_swin_in)
         self.detail_in = swin_run(c.detail_dim, c.head_dim, c.grid, c.fusion_swin_in)
         self.merge = nn.Sequential(
-            nn.Linear(c.width + c.detail_dim, 2 * c.width),
+            Linear(c.width + c.detail_dim, 2 * c.width),
             nn.LayerNorm(2 * c.width),
             nn.SiLU(),
-            nn.Linear(2 * c.width, c.fusion_dim),
+            Linear(2 * c.width, c.fusion_dim),
         )
         self.blocks = swin_run(c.fusion_dim, c.head_dim, c.grid, c.fusion_swin)
         self.head = nn.Sequential(
@@ -35,7 +37,7 @@ class Fusion(nn.Module):
     def forward(self, semantic: Tensor, detail: Tensor) -> Tensor:
         """`B H W width`, `B H W C` -> logits `B H W mixture_size`."""
         both = torch.cat([self.semantic_in(semantic), self.detail_in(detail)], -1)
-        return self.head(self.blocks(self.merge(both)))
+        return self.head(self.blocks(self.merge(both).to(semantic.dtype)))
 
 
 def _norm(channels: int, config: DLFConfig) -> nn.Module:
@@ -58,6 +60,13 @@ class ResidualBlock(nn.Module):
         y = self.conv2(F.silu(self.norm2(y)))
         return self.shortcut(x) + y
 
+    def in_strips(self, x: Tensor) -> Tensor:
+        """The same with little memory and without gradients; `x` may be overwritten."""
+        y = strips.convolve(x, self.conv1, self.norm1)
+        if isinstance(self.shortcut, nn.Conv2d):
+            x = strips.convolve(x, self.shortcut).to(x.dtype)
+        return strips.convolve(y, self.conv2, self.norm2, add_to=x)
+
 
 class MapAttention(nn.Module):
     """Single-head attention over all cells of a map."""
@@ -70,9 +79,11 @@ class MapAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
-        q, k, v = self.qkv(self.norm(x)).view(b, 3, 1, c, h * w).transpose(3, 4).unbind(1)
+        y = self.qkv(self.norm(x).to(self.qkv.weight.dtype)).flatten(2).mT  # B HW 3C
+        # With channels last in memory torch's attention never holds all pairs of cells, which would be HW x HW.
+        q, k, v = (part.contiguous()[:, None] for part in y.chunk(3, 2))
         mixed = F.scaled_dot_product_attention(q, k, v)  # B 1 HW C
-        return x + self.out(mixed.transpose(2, 3).reshape(b, c, h, w))
+        return x + self.out(mixed.mT.reshape(b, c, h, w)).to(x.dtype)
 
 
 class Upsample(nn.Module):
@@ -84,6 +95,10 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+    def in_strips(self, x: Tensor) -> Tensor:
+        """The same with fewer products, little memory and without gradients."""
+        return strips.upsample(x, self.conv)
 
 
 class Generator(nn.Module):
@@ -124,6 +139,8 @@ class Generator(nn.Module):
 
     def forward(self, latent: Tensor, base: Tensor | None = None) -> Tensor:
         """`latent` B mixture_dim H/16 W/16, `base` B 3 H W or None -> picture B 3 H W, nominally in [-1, 1]."""
+        if latent.is_cpu and not torch.is_grad_enabled():
+            return self._in_strips(latent, base)
         x = self.mid(self.conv_in(self.post_quant(latent)))
         for i, level in enumerate(self.levels):
             if i == len(self.levels) - 1 and self.base_in is not None and base is not None:
@@ -131,3 +148,13 @@ class Generator(nn.Module):
             x = level(x)
         x = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.output_patch_px)
         return x if base is None else x.float() + base
+
+    def _in_strips(self, latent: Tensor, base: Tensor | None) -> Tensor:
+        x = self.conv_in(self.post_quant(latent)).contiguous(memory_format=torch.channels_last)
+        for i, level in enumerate((self.mid, *self.levels)):
+            if i == len(self.levels) and self.base_in is not None and base is not None:
+                x += self.base_in(F.pixel_unshuffle(base, self.output_patch_px))
+            for block in level:
+                x = block(x) if isinstance(block, MapAttention) else block.in_strips(x)
+        x = F.pixel_shuffle(strips.convolve(x, self.conv_out, self.norm_out).float(), self.output_patch_px)
+        return x if base is None else x + base

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dlfc.model.linear import Linear
+
+_MLP_ROWS = 4096  # positions that an MLP widens at a time when no gradients are kept: its inside is the largest tensor
+
 
 def random_parameter(*shape: int, scale: float = 1.0) -> nn.Parameter:
     """Normally distributed start values; none on the meta device, where torch would load its compiler to draw them."""
@@ -19,8 +23,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.out = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         b, n, c = x.shape
@@ -34,11 +38,14 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.expand = nn.Linear(dim, hidden)
-        self.contract = nn.Linear(hidden, dim)
+        self.expand = Linear(dim, hidden)
+        self.contract = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.contract(F.gelu(self.expand(x)))
+        if torch.is_grad_enabled() or x.shape[:-1].numel() <= _MLP_ROWS:
+            return self.contract(self.expand(x, gelu=True))
+        parts = x.reshape(-1, x.shape[-1]).split(_MLP_ROWS)
+        return torch.cat([self.contract(self.expand(part, gelu=True)) for part in parts]).view_as(x)
 
 
 class VitBlock(nn.Module):
@@ -81,11 +88,11 @@ class Exchange(nn.Module):
         self.grid = grid
         self.semantic_position = random_parameter(tokens, width, scale=0.02)
         self.detail_position = random_parameter(grid * grid, detail_dim, scale=0.02)
-        self.compress = nn.Linear(width, detail_dim)
+        self.compress = Linear(width, detail_dim)
         self.blocks = nn.ModuleList(VitBlock(detail_dim, detail_dim // head_dim) for _ in range(depth))
-        self.decompress = nn.Sequential(nn.Linear(detail_dim, 2 * detail_dim), nn.LayerNorm(2 * detail_dim), nn.SiLU())
-        self.semantic_add = nn.Linear(2 * detail_dim, width)
-        self.detail_add = nn.Sequential(nn.LayerNorm(detail_dim), nn.Linear(detail_dim, detail_dim))
+        self.decompress = nn.Sequential(Linear(detail_dim, 2 * detail_dim), nn.LayerNorm(2 * detail_dim), nn.SiLU())
+        self.semantic_add = Linear(2 * detail_dim, width)
+        self.detail_add = nn.Sequential(nn.LayerNorm(detail_dim), Linear(detail_dim, detail_dim))
         nn.init.zeros_(self.semantic_add.weight)
         nn.init.zeros_(self.semantic_add.bias)
 

@@ -1,0 +1,45 @@
+"""A linear layer that a processor without gradients to keep runs faster than torch's own.
+
+oneDNN multiplies some 15 % faster than the library that torch takes for 32 bits, and can apply the GELU on the way.
+Packed in 16 bits (bfloat16) it is more than twice as fast on processors that have instructions for that.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class Linear(nn.Linear):
+    """`... in` -> `... out`, with a GELU behind it if asked for; the same parameters as `nn.Linear`."""
+
+    packed: Tensor | None = None  # the weights in 16 bits and in oneDNN's own order, in place of `weight`
+
+    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """With packed weights the result is bfloat16, else of the type of `x`."""
+        if self.packed is not None:
+            return _run(x.bfloat16(), self.packed, self.bias, gelu)
+        if _ONEDNN and not torch.is_grad_enabled() and x.is_cpu and x.dtype == self.weight.dtype == torch.float32:
+            return _run(x, self.weight, self.bias, gelu)
+        y = super().forward(x)
+        return F.gelu(y) if gelu else y
+
+    def pack(self, weight: Tensor) -> None:
+        """Hold `weight` in 16 bits from now on; the parameter of that name is given up."""
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.bfloat16())
+        self.weight = None  # type: ignore[assignment]
+
+
+def _run(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
+    given = bias if bias is None else bias.to(x.dtype)
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, given, "gelu" if gelu else "none", [], "none")
+    return y
+
+
+def can_pack() -> bool:
+    """Whether this processor multiplies numbers of 16 bits faster than those of 32."""
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return _ONEDNN and supported is not None and bool(supported())
