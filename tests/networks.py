@@ -90,9 +90,10 @@ def spread_prior(prior: DetailPrior, seed: int) -> None:
             fan_in = parameter[0].numel() if parameter.dim() == 4 else 1
             gain = 0.6 / fan_in**0.5 if parameter.dim() == 4 else 0.1
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * gain)
-        prior.vector += torch.linspace(1.0, 3.0, len(prior.vector))[:, None]
-        for block in (prior.first[-1], prior.spatial[-1]):
-            block.contract.bias[: block.contract.bias.numel() // 2] += 0.5  # more scales above the threshold
+        prior.vector.add_(torch.linspace(1.0, 3.0, len(prior.vector))[:, None])
+        for block in ("first.1", "spatial.2"):
+            bias = prior.get_parameter(f"{block}.contract.bias")
+            bias[: len(bias) // 2] += 0.5  # more scales above the threshold
 
 
 def make_network(config: DLFConfig = TINY, seed: int = 0) -> DLF:
@@ -105,8 +106,8 @@ def make_network(config: DLFConfig = TINY, seed: int = 0) -> DLF:
                 parameter.normal_(0, 0.1)
             if ".bias" in name and parameter.dim() == 2:  # tables of window attention start at zero
                 parameter.normal_(0, 0.5)
-        for conv in (network.bottleneck.encode_out[-1].contract, network.bottleneck.encode_out[-1].adaptor):
-            conv.weight.mul_(2.0)
+        for layer in ("contract", "adaptor"):
+            network.get_parameter(f"bottleneck.encode_out.1.{layer}.weight").mul_(2.0)
     spread_prior(network.bottleneck.prior, seed)
     return network.requires_grad_(False)
 

@@ -306,8 +306,8 @@ def test_the_integer_prior_computes_what_the_float_prior_computes_within_roundin
             torch.testing.assert_close(ours.float() / ONE, theirs[0], rtol=0, atol=0.004)
         for k in (1, 2, 3):
             known = noise(8, *SIZE, seed=k) * 3
-            ours = integers.refine(k, (known * ONE).round().double(), whole[3])
-            for mine, theirs in zip(ours, floats.refine(k, known[None], expected[3]), strict=True):
+            refined = integers.refine(k, (known * ONE).round().double(), whole[3])
+            for mine, theirs in zip(refined, floats.refine(k, known[None], expected[3]), strict=True):
                 assert theirs.std() > 0.2
                 torch.testing.assert_close(mine.float() / ONE, theirs[0], rtol=0, atol=0.01)
 

@@ -19,6 +19,7 @@ from dlfc.entropy import prior as prior_module
 from dlfc.entropy.prior import (
     ACTIVATION_BITS,
     MAX_ACTIVATION,
+    MAX_ROW,
     MAX_SYMBOL,
     ONE,
     SKIP_SCALE,
@@ -90,10 +91,10 @@ def test_weights_are_rounded_to_their_fixed_point() -> None:
     source = float_prior()
     tensors = to_integers(source)
     assert torch.equal(tensors["vector"], torch.round(source.vector.double() * 2**12).to(torch.int32))
-    weight, bias = source.reduce.weight.double(), source.reduce.bias.double()
+    weight, bias = (source.get_parameter(f"reduce.{part}").double() for part in ("weight", "bias"))
     assert torch.equal(tensors["reduce.weight"], torch.round(weight[:, :, 0, 0] * 2**14).to(torch.int32))
     assert torch.equal(tensors["reduce.bias"], torch.round(bias * 2**26).to(torch.int64))
-    depthwise = source.first[0].depthwise.weight.double()
+    depthwise = source.get_parameter("first.0.depthwise.weight").double()
     expected = torch.round(depthwise.flatten(1) * 2**14).to(torch.int32)
     assert torch.equal(tensors["first.0.depthwise.weight"], expected)
     assert expected.shape == (8, 9)
@@ -108,10 +109,11 @@ def test_every_layer_of_the_float_prior_has_its_integers() -> None:
 
 def test_weights_too_large_for_the_fixed_point_are_refused_by_name() -> None:
     source = float_prior()
-    source.spatial[1].expand.weight[3] = MAX_ACTIVATION / 2**WEIGHT_BITS / source.spatial[1].expand.weight[3].numel()
+    row = source.get_parameter("spatial.1.expand.weight")[3]
+    row.fill_(MAX_ROW / 2**WEIGHT_BITS / row.numel())
     with pytest.raises(ModelError, match=r"spatial\.1\.expand.* too large"):
         to_integers(source)
-    source.spatial[1].expand.weight[3] *= 0.999
+    row.mul_(0.999)
     to_integers(source)
 
 
@@ -349,11 +351,22 @@ def test_a_symbol_of_the_largest_size_that_is_coded_comes_through_the_clamp() ->
 # --- quality ------------------------------------------------------------------------------------------------------
 
 
+def watch_start(prior: IntegerPrior, monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Records the maps that the layers of `prior` are given from now on; the layers themselves do nothing."""
+    fed: list[Tensor] = []
+
+    def block(name: str, x: Tensor) -> Tensor:
+        fed.append(x)
+        return torch.zeros(24, 1, 1).double()
+
+    monkeypatch.setattr(prior, "_block", block)
+    monkeypatch.setattr(prior, "_pointwise", lambda name, x: x)
+    return fed
+
+
 def test_at_a_level_the_vector_is_the_level_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
     prior = integer_prior()
-    fed: list[Tensor] = []
-    monkeypatch.setattr(prior, "_block", lambda name, x: (fed.append(x), torch.zeros(24, 1, 1).double())[1])
-    monkeypatch.setattr(prior, "_pointwise", lambda name, x: x)
+    fed = watch_start(prior, monkeypatch)
     for quality_step in (0, 100, 200):
         prior.start(quality_step, 1, 1)
     starts = torch.stack(fed[::2])[:, :, 0, 0]
@@ -366,9 +379,7 @@ def test_between_levels_the_vector_is_interpolated_and_floored(
 ) -> None:
     prior = integer_prior()
     prior.vector[:, 0] = torch.tensor([-5, 6, -7])
-    fed: list[Tensor] = []
-    monkeypatch.setattr(prior, "_block", lambda name, x: (fed.append(x), torch.zeros(24, 1, 1).double())[1])
-    monkeypatch.setattr(prior, "_pointwise", lambda name, x: x)
+    fed = watch_start(prior, monkeypatch)
     prior.start(quality_step, 1, 1)
     low, part = divmod(2 * quality_step, 200)
     rows = prior.vector.tolist()
@@ -418,7 +429,7 @@ def test_the_latent_is_values_times_step() -> None:
 
 def test_the_step_is_never_below_a_half() -> None:
     source = float_prior()
-    source.first[1].contract.bias[: TINY.latent_dim] -= 50
+    source.get_parameter("first.1.contract.bias")[: TINY.latent_dim] -= 50
     step = IntegerPrior(to_integers(source), CPU).start(0, 3, 3)[0]
     assert (step == ONE // 2).all()
 

@@ -2,7 +2,7 @@
 
 No published weights are involved: all tensors are filled by a rule from their names, on both sides.
 `reference/README.md` says what the compared numbers are. With DLFC_REFERENCE_DIR naming the folder that holds the
-complete set, all of it is compared; with `-m slow` the network of the published size as well (about 6 GB of memory).
+complete set, all of it is compared, the network of the published size as well (about 6 GB) unless `-m "not slow"`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ IMAGE_TOLERANCE = 1e-4
 HALF_IMAGE_TOLERANCE = 5e-4  # where the expected picture is stored in half precision
 
 Arrays = Mapping[str, npt.NDArray[Any]]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 # --- the rule that fills weights and makes pictures ---------------------------------------------------------------
@@ -79,7 +80,7 @@ def filled(name: str, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy((offset + scale * generator_of(seed).standard_normal(shape)).astype(np.float32))
 
 
-def state_dict(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def state_dict(shapes: Shapes) -> dict[str, Tensor]:
     """A checkpoint: what the codec uses is filled, the rest is there but empty of meaning."""
     ignored = published._IGNORED
     return {k: torch.zeros(s) if ignored.match(k) else filled(k, s) for k, s in shapes.items()}
@@ -179,7 +180,7 @@ def assert_equal(name: str, ours: npt.NDArray[Any], expected: npt.NDArray[Any]) 
     assert difference(ours, expected) <= tolerance, f"{name}: {difference(ours, expected):.2g}"
 
 
-def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+def read_shapes(path: Path) -> Shapes:
     """Names and shapes of a checkpoint's tensors, from a list or from the complete set's description."""
     if path.suffix == ".json":
         return {k: tuple(v["shape"]) for k, v in json.loads(path.read_text())["state_dict"].items()}
@@ -196,11 +197,11 @@ def mini_config() -> DLFConfig:
 
 
 @pytest.fixture(scope="module")
-def mini_shapes() -> dict[str, tuple[int, ...]]:
+def mini_shapes() -> Shapes:
     return read_shapes(HERE / "mini_tensors.txt")
 
 
-def on_meta(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+def on_meta(shapes: Shapes) -> dict[str, Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
@@ -228,7 +229,9 @@ def test_a_configuration_of_an_unknown_kind_is_a_model_error(change: dict[str, o
         published.read_config({k: v for k, v in fields.items() if v is not None})
 
 
-def test_every_tensor_of_a_checkpoint_is_used_once_or_known_to_be_needless(mini_config, mini_shapes) -> None:  # type: ignore[no-untyped-def]
+def test_every_tensor_of_a_checkpoint_is_used_once_or_known_to_be_needless(
+    mini_config: DLFConfig, mini_shapes: Shapes
+) -> None:
     with torch.device("meta"):
         sources = published.published_names(DLF(mini_config)).values()
     used = [name for names in sources for name in names]
@@ -248,7 +251,9 @@ def test_every_tensor_of_a_checkpoint_is_used_once_or_known_to_be_needless(mini_
         ("reshape", "'prior_fusion.ffn.1.bias' has shape"),
     ],
 )
-def test_a_tensor_that_is_unknown_missing_or_misshapen_is_named(mini_config, mini_shapes, change, complaint) -> None:  # type: ignore[no-untyped-def]
+def test_a_tensor_that_is_unknown_missing_or_misshapen_is_named(
+    mini_config: DLFConfig, mini_shapes: Shapes, change: str, complaint: str
+) -> None:
     state, name = on_meta(mini_shapes), "prior_fusion.ffn.1.bias"
     if change == "add":
         state["hybrid_codec.encoder.surprise"] = torch.empty(1, device="meta")
@@ -260,7 +265,7 @@ def test_a_tensor_that_is_unknown_missing_or_misshapen_is_named(mini_config, min
         published.load(state, mini_config)
 
 
-def test_losses_and_training_state_are_left_out(mini_config, mini_shapes) -> None:  # type: ignore[no-untyped-def]
+def test_losses_and_training_state_are_left_out(mini_config: DLFConfig, mini_shapes: Shapes) -> None:
     extra = {
         name: torch.empty(1, device="meta") for name in ("img_loss.discriminator.main.0.weight", "vqgan.loss.logvar")
     }
@@ -271,7 +276,7 @@ def test_losses_and_training_state_are_left_out(mini_config, mini_shapes) -> Non
 
 
 @pytest.fixture(scope="module")
-def mini(mini_config: DLFConfig, mini_shapes: dict[str, tuple[int, ...]]) -> DLF:
+def mini(mini_config: DLFConfig, mini_shapes: Shapes) -> DLF:
     return published.load(state_dict(mini_shapes), mini_config)
 
 
