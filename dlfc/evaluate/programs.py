@@ -13,7 +13,7 @@ from typing import Any
 from dlfc.errors import DlfcError
 from dlfc.evaluate.photos import Photo
 
-DLFC = (sys.executable, "-m", "dlfc.cli")
+DLFC = (sys.executable, "-m", "dlfc.cli")  # the program as a process
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,6 @@ class Program:
 
     device: str = "auto"
     jobs: int = 1
-    command: tuple[str, ...] = DLFC
 
     def code(self, photos: Sequence[Photo], quality: str, model: str | None, folder: Path) -> tuple[str, list[Coded]]:
         """Encode and decode photos into `folder`; returns the name of the model and what became of each photo.
@@ -54,7 +53,7 @@ class Program:
     def _run(self, name: str, options: list[str], files: Sequence[Path]) -> list[dict[str, Any]]:
         common = ["--json", "--quiet", "--force", "--device", self.device, "--jobs", str(self.jobs)]
         names = [str(file.absolute()) for file in files]  # a name that begins with - is no option then
-        run = subprocess.run([*self.command, name, *common, *options, *names], capture_output=True, check=False)
+        run = subprocess.run([*DLFC, name, *common, *options, *names], capture_output=True, check=False)
         if run.returncode != 0:
             lines = run.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {run.returncode}"]
             raise DlfcError(f"dlfc {name} failed: {lines[-1].removeprefix('dlfc: ')}")

@@ -13,7 +13,7 @@ from dlfc.evaluate.scores import Level, Score
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table whose columns also line up as plain text; the first column to the left, the others right."""
-    widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
+    widths = [max(3, *(len(row[k]) for row in (head, *rows))) for k in range(len(head))]  # --- is the shortest rule
 
     def line(cells: Sequence[str]) -> str:
         first, *others = [(cell, width) for cell, width in zip(cells, widths, strict=True)]
@@ -56,7 +56,7 @@ def table_of_ordinary(
     explained = (
         f"For each photo and measure, the best file of at most {SLACK:g} times the size, at full, half or quarter size "
         f"and scaled back up with Lanczos.\nMeans are over the photos that have such a file; bpp is that of the best "
-        f"by {shown[0].name}.\n"
+        "by the first measure shown for it.\n"
     )
     return f"### Ordinary files of the same size\n\n{explained}\n{markdown(head, rows)}"
 
