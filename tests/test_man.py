@@ -14,7 +14,13 @@ from conftest import Finished
 from dlfc.formats import DEFAULT_MAX_PIXELS
 
 MAN = Path(__file__).parent.parent / "man"
-PAGES = {"": "dlfc.1", "encode": "dlfc-encode.1", "decode": "dlfc-decode.1", "info": "dlfc-info.1"}
+PAGES = {
+    "": "dlfc.1",
+    "encode": "dlfc-encode.1",
+    "decode": "dlfc-decode.1",
+    "info": "dlfc-info.1",
+    "eval": "dlfc-eval.1",
+}
 
 
 def _options_of_help(text: str) -> set[str]:
