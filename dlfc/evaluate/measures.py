@@ -19,6 +19,7 @@ from dlfc.evaluate.lpips import Lpips
 
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli and Bovik, 2003
 _WINDOW_PX = 11
+_WINDOW_SIGMA_PX = 1.5
 COLOUR = "colour"  # not a measure of its own, but what the checks need: see `colour_error`
 
 
@@ -167,24 +168,33 @@ def ms_ssim(x: Tensor, y: Tensor) -> float:
     """
     if min(x.shape[2:]) <= (_WINDOW_PX - 1) * 2 ** (len(_SCALE_WEIGHTS) - 1):
         return math.nan
-    taps = torch.exp(-((torch.arange(_WINDOW_PX).to(x) - _WINDOW_PX // 2) ** 2) / (2 * 1.5**2))
-    taps = taps / taps.sum()
-
-    def blur(z: Tensor) -> Tensor:
-        z = F.conv2d(z.flatten(0, 1)[:, None], taps.view(1, 1, -1, 1))
-        return F.conv2d(z, taps.view(1, 1, 1, -1))[:, 0]  # 3 H W
-
     result = torch.ones(3).to(x)
     for scale, weight in enumerate(_SCALE_WEIGHTS):
-        mean_x, mean_y = blur(x), blur(y)
-        var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-        similarity = (2 * (blur(x * y) - mean_x * mean_y) + 0.03**2) / (var_x + var_y + 0.03**2)
+        mean_x, mean_y = _blur(x), _blur(y)
+        var_x, var_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
+        similarity = (2 * (_blur(x * y) - mean_x * mean_y) + 0.03**2) / (var_x + var_y + 0.03**2)
         if scale == len(_SCALE_WEIGHTS) - 1:
             similarity = similarity * (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
-        result = result * similarity.mean((1, 2)).clamp(min=0) ** weight
+        result = result * similarity.mean((0, 2, 3)).clamp(min=0) ** weight
         odd = [side % 2 for side in x.shape[2:]]  # half pixels are padded, as in the program that papers use
         x, y = F.avg_pool2d(x, 2, padding=odd), F.avg_pool2d(y, 2, padding=odd)
     return float(result.mean())
+
+
+def _blur(x: Tensor) -> Tensor:
+    """Means of 1 C H W under the window of MS-SSIM, where it lies wholly inside.
+
+    Shifted sums: on a CPU twenty times as fast as torch's convolution of single channels.
+    """
+    half = _WINDOW_PX // 2
+    taps = [math.exp(-((k - half) ** 2) / (2 * _WINDOW_SIGMA_PX**2)) for k in range(_WINDOW_PX)]
+    for side in (2, 3):
+        size = x.shape[side] - 2 * half
+        parts = x.narrow(side, 0, size) * (taps[0] / sum(taps))
+        for k in range(1, _WINDOW_PX):
+            parts.add_(x.narrow(side, k, size), alpha=taps[k] / sum(taps))
+        x = parts
+    return x
 
 
 def colour_error(x: Tensor, y: Tensor) -> float:
