@@ -44,25 +44,32 @@ def load_photos(source: Path, *, min_side_px: int = 1, limit: int | None = None)
 
 
 class Crops:
-    """Random crops and flips of photos, by a generator of its own, so that a run can be repeated."""
+    """Random crops and flips of photos, by a generator of its own, so that a run can be repeated.
 
-    def __init__(self, photos: list[np.ndarray], size_px: int, seed: int) -> None:
-        self.photos, self.size_px = photos, size_px
+    The photos lie on `device` as bytes, and so do the crops made of them.
+    """
+
+    def __init__(self, photos: list[np.ndarray], size_px: int, seed: int, device: torch.device | str = "cpu") -> None:
+        self.photos, self.size_px = [torch.from_numpy(photo).to(device) for photo in photos], size_px
         self.random = np.random.default_rng(seed)
 
     def batch(self, count: int) -> Tensor:
         """`count` crops as float32 in [-1, 1], count 3 size size."""
         size = self.size_px
-        out = np.empty((count, size, size, 3), np.uint8)
-        for i in range(count):
+        crops = []
+        for _ in range(count):
             photo = self.photos[self.random.integers(len(self.photos))]
-            top = self.random.integers(photo.shape[0] - size + 1)
-            left = self.random.integers(photo.shape[1] - size + 1)
+            top = int(self.random.integers(photo.shape[0] - size + 1))
+            left = int(self.random.integers(photo.shape[1] - size + 1))
             crop = photo[top : top + size, left : left + size]
-            out[i] = crop[:, ::-1] if self.random.random() < 0.5 else crop
-        return to_tensor(out)
+            crops.append(crop.flip(1) if self.random.random() < 0.5 else crop)
+        return _scaled(torch.stack(crops))
+
+
+def _scaled(pixels: Tensor) -> Tensor:
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 N H W 3 -> float32 N 3 H W in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return _scaled(torch.from_numpy(np.ascontiguousarray(pixels)))

@@ -44,7 +44,7 @@ def export(network: DLF, crops: Crops, path: Path, *, count: int = CALIBRATION_C
     cells = crops.size_px // config.cell_px
     with torch.inference_mode():
         for i in range(count):
-            x = crops.batch(1)
+            x = crops.batch(1).cpu()
             quality = 100.0 * (i % (2 * config.levels - 1)) / (2 * config.levels - 2)
             level = torch.tensor([quality / 100 * (config.levels - 1)])
             inputs, features = network.analyse_tokens(x)

@@ -101,7 +101,8 @@ class Trainer:
         self.recipe, self.out = recipe, out
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(recipe.seed)
-        self.crops = Crops(load_photos(data, min_side_px=recipe.crop_px), recipe.crop_px, recipe.seed)
+        photos = load_photos(data, min_side_px=recipe.crop_px)
+        self.crops = Crops(photos, recipe.crop_px, recipe.seed, self.device)
         self.validation = load_photos(validation, min_side_px=2 * recipe.crop_px, limit=8) if validation else []
         self.lpips = Lpips(metrics, "alex").to(self.device)
         self.judge = Lpips(metrics, "squeeze").to(self.device)
@@ -120,7 +121,7 @@ class Trainer:
             self._resume()
         else:
             self.model.cpu()
-            sample = self.crops.batch(recipe.warmstart_crops)
+            sample = self.crops.batch(recipe.warmstart_crops).cpu()
             warm_start(self.model, sample, list(recipe.target_bpp))
             self.model.to(self.device)
             self.averaged = copy.deepcopy(self.model).eval()
@@ -174,7 +175,7 @@ class Trainer:
     def train_step(self) -> Losses:
         """One batch: each sample at a level drawn evenly from the whole scale."""
         self.model.train()
-        x = self.crops.batch(self.recipe.batch).to(self.device).contiguous(memory_format=torch.channels_last)
+        x = self.crops.batch(self.recipe.batch).contiguous(memory_format=torch.channels_last)
         top = self.recipe.model.levels - 1
         level = (torch.arange(len(x)) + torch.rand(len(x))) / len(x) * top  # stratified
         weight = self.controller.weight(level).to(self.device)
