@@ -17,7 +17,7 @@ from dlfc.errors import DlfcError
 from dlfc.evaluate.bjontegaard import delta_rate
 from dlfc.evaluate.checks import colour_lines, order_lines, report_of_checks, wins
 from dlfc.evaluate.curves import model_curves, other_curves, table_of_savings
-from dlfc.evaluate.evaluation import OrdinaryFiles, budget_name, budgets_of, ordinary_mean
+from dlfc.evaluate.evaluation import Budget, OrdinaryFiles, budget_name, budgets_of, ordinary_mean
 from dlfc.evaluate.findings import Findings
 from dlfc.evaluate.measures import COLOUR, MEASURES
 from dlfc.evaluate.plots import plot
@@ -261,6 +261,19 @@ def test_points_of_sets_are_curves_and_points_of_photos_are_files(tmp_path: Path
     assert [score.size_bytes for score in files[0].scores["file", budgets[0].name]] == [110]
     curves = other_curves(files, ["file"], [budgets[0].name], points, LPIPS)
     assert curves == [_curve("file", [(0.11, 0.4)]), _curve("mean", [(0.1, 0.3), (0.2, 0.2)])]
+
+
+@pytest.mark.parametrize(
+    ("limit_bytes", "size_bytes", "value"), [(99, None, None), (100, 100, 0.6), (200, 200, 0.5), (500, 400, 0.4)]
+)
+def test_files_of_a_photo_are_interpolated_up_to_the_largest(
+    limit_bytes: int, size_bytes: int | None, value: float | None
+) -> None:
+    points = [PublishedPoint("file", bpp, {LPIPS.name: lpips}, "p0") for bpp, lpips in ((0.4, 0.4), (0.1, 0.6))]
+    budget = Budget("b", {"p0": limit_bytes})
+    files = add_points([OrdinaryFiles("p0", {})], points, [budget], _level("0", (100, 0.5)))
+    found = [(score.size_bytes, score.values[LPIPS.name]) for score in files[0].scores["file", "b"]]
+    assert found == ([] if size_bytes is None else [(size_bytes, pytest.approx(value))])
 
 
 @pytest.mark.parametrize(

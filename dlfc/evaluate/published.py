@@ -4,7 +4,8 @@
      "VVC": [{"photo": "kodim01", "bpp": 0.00956, "LPIPS-alex": 0.8067}]}
 
 Points without a photo are means over the set and become a curve as they are. Points with one are single files of that
-photo, and are compared like those of the codecs that dlfc runs itself.
+photo, and are compared like those of the codecs that dlfc runs itself. Between two sizes their values are interpolated
+over the logarithm of the rate, so that a codec of few points is not taken for one that does worse.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dlfc.errors import DlfcError
 from dlfc.evaluate.evaluation import Budget, OrdinaryFiles
 from dlfc.evaluate.measures import MEASURES
-from dlfc.evaluate.scores import Level, Score
+from dlfc.evaluate.scores import Level, Point, Score, make_curve
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,8 @@ def add_points(
         scores = dict(photo.scores)
         for codec in codecs:
             own = [point for point in points if (point.codec, point.photo) == (codec, photo.photo)]
-            all_files = [_as_score(point, measured) for point in own]
             for budget in budgets:
-                limit = budget.limits_bytes[photo.photo]
-                scores[codec, budget.name] = tuple(file for file in all_files if file.size_bytes <= limit)
+                scores[codec, budget.name] = _score_within(own, budget.limits_bytes[photo.photo], measured)
         extended.append(OrdinaryFiles(photo.photo, scores))
     return extended
 
@@ -71,9 +72,20 @@ def file_codecs(points: Sequence[PublishedPoint]) -> list[str]:
     return list(dict.fromkeys(point.codec for point in points if point.photo is not None))
 
 
-def _as_score(point: PublishedPoint, like: Score) -> Score:
-    size_bytes = round(point.bpp * like.pixels / 8)
-    return Score(point.codec, like.photo, f"{point.bpp:.5f} bpp", size_bytes, like.pixels, point.values)
+def _score_within(points: Sequence[PublishedPoint], limit_bytes: int, like: Score) -> tuple[Score, ...]:
+    """What the files of a photo say of one of `limit_bytes`; nothing if all are larger."""
+    limit_bpp = 8 * limit_bytes / like.pixels
+    values = {}
+    for measure in MEASURES:
+        known = [Point(point.bpp, point.values[measure.name]) for point in points if measure.name in point.values]
+        curve = make_curve("", measure, known).envelope().points
+        if curve and curve[0].bpp <= limit_bpp:
+            rates = np.log([point.bpp for point in curve])
+            values[measure.name] = float(np.interp(np.log(limit_bpp), rates, [point.value for point in curve]))
+    if not values:
+        return ()
+    size_bytes = min(limit_bytes, max(round(point.bpp * like.pixels / 8) for point in points))
+    return (Score(points[0].codec, like.photo, f"at {size_bytes} bytes", size_bytes, like.pixels, values),)
 
 
 def _point(path: Path, codec: str, fields: Mapping[str, Any]) -> PublishedPoint:
