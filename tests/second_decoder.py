@@ -1,0 +1,457 @@
+"""A second decoder of .dlf files, up to the network: bytes to tokens, detail symbols and latent, in plain Python.
+
+Written from the text of formats/SPEC.md and native/README.md; it imports nothing of dlfc and no numerical library, so
+that what it agrees on with the product is what the text says. It is slow and reads one file at a time:
+
+    python tests/second_decoder.py MODEL.safetensors FILE.dlf
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+Map = list[list[int]]  # channels of cells, the cells row by row
+
+DEFAULT_MAX_PIXELS = 1 << 26
+MAX_SIDE_PX = 1 << 20
+PASSES = ((0, 1, 2, 3), (3, 2, 1, 0), (2, 3, 0, 1), (1, 0, 3, 2))  # position of each channel group, by pass
+
+
+class Refused(Exception):
+    """The file is not valid; `rule` is the number in the list "What a decoder must reject"."""
+
+    def __init__(self, rule: int, why: str) -> None:
+        super().__init__(f"rule {rule}: {why}")
+        self.rule = rule
+
+
+# --- container ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class File:
+    """The fields of a .dlf file."""
+
+    model_id: bytes
+    width_px: int
+    height_px: int
+    quality_step: int
+    symbol_check: int
+    semantic: bytes
+    detail: bytes
+    extras: tuple[tuple[int, bytes], ...]
+
+
+class _Bytes:
+    """Reads a file from its front."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.at = data, 0
+
+    def take(self, count: int) -> bytes:
+        if len(self.data) - self.at < count:
+            raise Refused(3, "the file ends too early")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def varint(self) -> int:
+        value = 0
+        for position in range(5):
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << 7 * position
+            if not byte & 0x80:
+                if position and not byte:
+                    raise Refused(5, "a number is not in its shortest form")
+                return value
+        raise Refused(5, "a number has more than five bytes")
+
+
+def crc(data: bytes, value: int = 0xFFFF) -> int:
+    """CRC-16/IBM-3740 of `data`, going on from `value`."""
+    for byte in data:
+        value ^= byte << 8
+        for _ in range(8):
+            value = (value << 1 ^ 0x1021 if value & 0x8000 else value << 1) & 0xFFFF
+    return value
+
+
+def read_container(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
+    """The fields of the file `data`; raises Refused."""
+    if not data or data[:2] != b"\xdf\x1c"[: len(data)]:
+        raise Refused(1, "no .dlf file")
+    reader = _Bytes(data)
+    reader.take(2)
+    if reader.take(1) != b"\1":
+        raise Refused(2, "unknown version")
+    model_id = reader.take(4)
+    width, height = reader.varint() + 1, reader.varint() + 1
+    quality_step = reader.take(1)[0]
+    if quality_step > 200:
+        raise Refused(6, "quality over 100")
+    check_at = reader.at
+    file_check, symbol_check = struct.unpack("<HH", reader.take(4))
+    if max(width, height) > MAX_SIDE_PX or width * height > max_pixels:
+        raise Refused(7, "too large")
+
+    def fits(end: int) -> bool:
+        return crc(data[:check_at] + data[check_at + 2 : end]) == file_check
+
+    kind = -1
+    ends: list[int] = []
+    payloads: list[bytes] = []
+    extras: list[tuple[int, bytes]] = []
+    try:
+        while len(payloads) < 2:
+            payloads.append(reader.take(reader.varint()))
+            ends.append(reader.at)
+        while reader.at < len(data):
+            next_kind = reader.take(1)[0]
+            length = reader.varint()
+            if next_kind <= kind:
+                raise Refused(8, "an optional section out of order")
+            kind = next_kind
+            extras.append((kind, reader.take(length)))
+            ends.append(reader.at)
+    except Refused:
+        if any(fits(end) for end in ends[1:]):
+            raise Refused(4, "bytes after the end") from None
+        raise
+    if not fits(len(data)):
+        if any(fits(end) for end in ends[1:-1]):
+            raise Refused(4, "bytes after the end")
+        raise Refused(10, "the file check does not fit")
+    if any(kind & 0x80 for kind, _ in extras):
+        raise Refused(9, "an unknown critical section")
+    return File(model_id, width, height, quality_step, symbol_check, payloads[0], payloads[1], tuple(extras))
+
+
+# --- range coder --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table: cumulative counts from 0 to 65536, and the symbol of slot 0."""
+
+    counts: Sequence[int]
+    offset: int
+
+
+class RangeDecoder:
+    """native/README.md, decoder side. Numbers are Python's own, so 64 bits are kept by hand where they matter."""
+
+    def __init__(self, stream: bytes) -> None:
+        self.stream = stream
+        self.range = (1 << 64) - 1
+        self.code, self.fetched = 0, 0
+        self._fetch(8)
+
+    def _fetch(self, count: int) -> None:
+        for _ in range(count):
+            byte = self.stream[self.fetched] if self.fetched < len(self.stream) else 0
+            self.code, self.fetched = self.code << 8 | byte, self.fetched + 1
+
+    def _step(self, bits: int, find: Callable[[int], tuple[int, int, int]]) -> int:
+        part = self.range >> bits
+        value = self.code // part
+        if value >> bits:
+            raise Refused(12, "no encoder writes this stream")
+        found, start, width = find(value)
+        self.code -= part * start
+        self.range = part * width
+        if self.range < 1 << 32:
+            self._fetch(4)
+            self.range <<= 32
+        return found
+
+    def uniform(self, bits: int) -> int:
+        """A uniform value of `bits` bits."""
+        return self._step(bits, lambda value: (value, value, 1))
+
+    def symbol(self, row: Row) -> int:
+        """A symbol with the table row `row`."""
+
+        def find(value: int) -> tuple[int, int, int]:
+            slot = next(i for i in range(len(row.counts) - 1) if value < row.counts[i + 1])
+            return slot, row.counts[slot], row.counts[slot + 1] - row.counts[slot]
+
+        slot = self._step(16, find)
+        escape = len(row.counts) - 2
+        if slot < escape:
+            return row.offset + slot
+        below = self.uniform(1)
+        bits = 0
+        while not self.uniform(1):
+            bits += 1
+            if bits > 32:
+                raise Refused(12, "an escape of more than 32 bits")
+        magnitude = 1
+        if bits > 16:
+            magnitude = magnitude << bits - 16 | self.uniform(bits - 16)
+        if bits:
+            magnitude = magnitude << min(bits, 16) | self.uniform(min(bits, 16))
+        symbol = row.offset - magnitude if below else row.offset + escape + magnitude - 1
+        if not -(1 << 31) <= symbol < 1 << 31:
+            raise Refused(12, "a symbol outside int32")
+        return symbol
+
+    def finish(self) -> None:
+        """Refuse the stream unless it ends as the encoder ends it."""
+        window = (self.stream + bytes(max(0, self.fetched - len(self.stream))))[self.fetched - 8 : self.fetched]
+        low = (int.from_bytes(window, "big") - self.code) % (1 << 64)
+        k = 0
+        while (multiple := -(-low // (1 << 64 - 8 * k)) << 64 - 8 * k) >= low + self.range:
+            k += 1
+        if len(self.stream) > self.fetched or self.stream[-1:] == b"\0" or self.code != multiple - low:
+            raise Refused(12, "the stream does not end where its symbols do")
+
+
+# --- model --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An integer tensor of the weights file, as the rows of its last axis."""
+
+    shape: tuple[int, ...]
+    rows: list[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What of a weights file decides symbols."""
+
+    config: dict[str, Any]
+    fingerprint: bytes
+    prior: dict[str, Tensor]
+    thresholds: tuple[int, ...]
+    token_row: Row
+    detail_rows: list[Row]
+
+
+_TYPES = {
+    "F16": ("torch.float16", 2),
+    "F32": ("torch.float32", 4),
+    "I32": ("torch.int32", 4),
+    "I64": ("torch.int64", 8),
+}
+
+
+def read_model(path: Path) -> Model:
+    """Read a weights file; raises ValueError unless every tensor has its digest and the prior keeps its bounds."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    about = json.loads(header.pop("__metadata__")["dlfc"])
+    tensors = {}
+    for name, fields in header.items():
+        start, end = fields["data_offsets"]
+        raw = data[8 + length + start : 8 + length + end]
+        kind, size = _TYPES[fields["dtype"]]
+        line = f"{kind} {fields['shape']}\n"
+        if hashlib.sha256(line.encode() + raw).hexdigest() != about["digests"][name]:
+            raise ValueError(f"{name} is not what its digest says")
+        if not name.startswith("network."):
+            values = struct.unpack(f"<{len(raw) // size}{'q' if size == 8 else 'i'}", raw)
+            last = fields["shape"][-1]
+            tensors[name] = Tensor(tuple(fields["shape"]), [values[i : i + last] for i in range(0, len(values), last)])
+    if header.keys() != about["digests"].keys():
+        raise ValueError("the digests are not those of the tensors")
+    lines = [json.dumps(about["config"], sort_keys=True)]
+    lines += [f"{name} {about['digests'][name]}" for name in sorted(about["digests"], key=str.encode)]
+    prior = {name.removeprefix("prior."): t for name, t in tensors.items() if name.startswith("prior.")}
+    _check_bounds(prior)
+    return Model(
+        about["config"],
+        hashlib.sha256("\n".join(lines).encode()).digest(),
+        prior,
+        tensors["tables.thresholds"].rows[0],
+        _rows(tensors, "token")[0],
+        _rows(tensors, "detail"),
+    )
+
+
+def _rows(tensors: dict[str, Tensor], name: str) -> list[Row]:
+    cdf, lengths, offsets = (tensors[f"tables.{name}.{part}"].rows for part in ("cdf", "lengths", "offsets"))
+    return [Row(c[:n], offset) for c, n, offset in zip(cdf, lengths[0], offsets[0], strict=True)]
+
+
+def _check_bounds(prior: dict[str, Tensor]) -> None:
+    for name, tensor in prior.items():
+        for row in tensor.rows:
+            if name.endswith(".weight"):
+                fits = sum(map(abs, row)) < 1 << 26
+            else:
+                fits = max(map(abs, row)) < (1 << 51 if name.endswith(".bias") else (1 << 26) + 1)
+            if not fits:
+                raise ValueError(f"prior.{name} is out of bounds")
+
+
+# --- detail prior -------------------------------------------------------------------------------------------------
+
+
+def _clamp(x: int) -> int:
+    return max(-(1 << 26), min(1 << 26, x))
+
+
+def _rescale(x: int) -> int:
+    return _clamp((x + (1 << 13)) >> 14)
+
+
+def _leaky(x: int, slope: int) -> int:
+    return x if x >= 0 else x * slope >> 16
+
+
+class Prior:
+    """SPEC.md, "Detail prior", for a grid of `height` x `width` cells."""
+
+    def __init__(self, tensors: dict[str, Tensor], height: int, width: int) -> None:
+        self.tensors, self.height, self.width = tensors, height, width
+
+    def start(self, quality_step: int) -> tuple[Map, Map, Map, Map]:
+        """Step, scales, means and common."""
+        vector = self.tensors["vector"].rows
+        n, f = divmod(quality_step * (len(vector) - 1), 200)
+        m = min(n + 1, len(vector) - 1)
+        cells = self.height * self.width
+        x = [[(a * (200 - f) + b * f) // 200] * cells for a, b in zip(vector[n], vector[m], strict=True)]
+        params = self.block("first.1", self.block("first.0", x))
+        c = len(x)
+        step = [[max(2048, value) for value in channel] for channel in params[:c]]
+        return step, params[c : 2 * c], params[2 * c :], self.pointwise("reduce", params)
+
+    def refine(self, k: int, values: Map, common: Map) -> tuple[Map, Map]:
+        """Scales and means of pass k."""
+        x = self.block(f"adaptors.{k - 1}", values + common)
+        for i in range(3):
+            x = self.block(f"spatial.{i}", x)
+        return x[: len(values)], x[len(values) :]
+
+    def block(self, name: str, x: Map) -> Map:
+        """One block of the prior."""
+        y = self.pointwise(f"{name}.conv1", x)
+        y = [[_leaky(value, 655) for value in channel] for channel in y]
+        y = self.pointwise(f"{name}.conv2", self.depthwise(f"{name}.depthwise", y))
+        if f"{name}.adaptor.weight" in self.tensors:
+            x = self.pointwise(f"{name}.adaptor", x)
+        x = _combine(lambda a, b: _clamp(a + b), y, x)
+        u = self.pointwise(f"{name}.expand", x)
+        half = len(u) // 2
+        y = _combine(lambda a, b: _clamp(_leaky(a, 6554) + _leaky(b, 655)), u[:half], u[half:])
+        return _combine(lambda a, b: _clamp(a + b), x, self.pointwise(f"{name}.contract", y))
+
+    def pointwise(self, name: str, x: Map) -> Map:
+        """A matrix in every cell."""
+        weight, bias = self.tensors[f"{name}.weight"].rows, self.tensors[f"{name}.bias"].rows[0]
+        cells = list(zip(*x, strict=True))
+        return [[_rescale(sum(map(mul, row, cell)) + b) for cell in cells] for row, b in zip(weight, bias, strict=True)]
+
+    def depthwise(self, name: str, x: Map) -> Map:
+        """Three by three cells of every channel for itself."""
+        weight, bias = self.tensors[f"{name}.weight"].rows, self.tensors[f"{name}.bias"].rows[0]
+        result = []
+        for channel, row, b in zip(x, weight, bias, strict=True):
+            out = []
+            for i in range(self.height):
+                for j in range(self.width):
+                    total = b
+                    for tap in range(9):
+                        r, s = i + tap // 3 - 1, j + tap % 3 - 1
+                        if 0 <= r < self.height and 0 <= s < self.width:
+                            total += row[tap] * channel[r * self.width + s]
+                    out.append(_rescale(total))
+            result.append(out)
+        return result
+
+
+def _combine(function: Callable[[int, int], int], a: Map, b: Map) -> Map:
+    return [list(map(function, c, d)) for c, d in zip(a, b, strict=True)]
+
+
+# --- the whole ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """What a file says to the network, and the symbols that said it."""
+
+    tokens: list[int]
+    detail: list[int]
+    latent: bytes  # float32, little endian, C H W
+
+
+def decode(data: bytes, model: Model, max_pixels: int = DEFAULT_MAX_PIXELS) -> Symbols:
+    """The symbols of the file `data`; raises Refused."""
+    file = read_container(data, max_pixels)
+    if file.model_id != model.fingerprint[:4]:
+        raise Refused(11, "another model")
+    config = model.config
+    rows, cols = -(-file.height_px // config["tile_px"]), -(-file.width_px // config["tile_px"])
+    _refuse_too_short(file, model, rows * cols)
+    stream = RangeDecoder(file.semantic)
+    tokens = [stream.symbol(model.token_row) for _ in range(rows * cols * config["tokens_per_tile"])]
+    stream.finish()
+    if not all(0 <= token < config["codebook_size"] for token in tokens):
+        raise Refused(12, "a token outside the codebook")
+    detail, latent = _decode_detail(file, model, rows, cols)
+    check = crc(struct.pack(f"<{len(tokens) + len(detail)}i", *tokens, *detail), crc(model.fingerprint))
+    if check != file.symbol_check:
+        raise Refused(12, "the symbol check does not fit")
+    return Symbols(tokens, detail, latent)
+
+
+def _refuse_too_short(file: File, model: Model, tiles: int) -> None:
+    counts = model.token_row.counts
+    widest = max(b - a for a, b in pairwise(counts))
+    bits = max(b for b in range(17) if widest << b <= 1 << 16)
+    if tiles * model.config["tile_px"] ** 2 > 1 << 20:
+        tokens = tiles * model.config["tokens_per_tile"]
+        if 8 * len(file.semantic) + 64 < bits * tokens:
+            raise Refused(12, "too few bytes for so large a picture")
+
+
+def _decode_detail(file: File, model: Model, rows: int, cols: int) -> tuple[list[int], bytes]:
+    tile, cell, c = model.config["tile_px"], 2 * model.config["patch_px"], model.config["latent_dim"]
+    height, width = rows * tile // cell, cols * tile // cell
+    visible = -(-file.height_px // cell), -(-file.width_px // cell)
+    prior = Prior(model.prior, height, width)
+    step, scales, means, common = prior.start(file.quality_step)
+    values: Map = [[0] * (height * width) for _ in range(c)]
+    stream = RangeDecoder(file.detail)
+    coded = []
+    for k in range(4):
+        if k:
+            scales, means = prior.refine(k, values, common)
+        for channel, at, seen in _walk(k, c, height, width, visible):
+            symbol = 0
+            if seen and scales[channel][at] >= 492:
+                row = sum(threshold <= scales[channel][at] for threshold in model.thresholds) - 1
+                symbol = stream.symbol(model.detail_rows[max(row, 0)])
+                coded.append(symbol)
+            values[channel][at] = _clamp(4096 * symbol + means[channel][at])
+    stream.finish()
+    latent = [v * s * 2.0**-24 for a, b in zip(values, step, strict=True) for v, s in zip(a, b, strict=True)]
+    return coded, struct.pack(f"<{len(latent)}f", *latent)
+
+
+def _walk(k: int, c: int, height: int, width: int, visible: tuple[int, int]) -> Iterator[tuple[int, int, bool]]:
+    """Channel, cell and whether it is visible, for everything that pass k codes, in order."""
+    for channel in range(c // 4):
+        for i in range(height):
+            for j in range(width):
+                group = PASSES[k].index(2 * (i % 2) + j % 2)
+                yield group * c // 4 + channel, i * width + j, i < visible[0] and j < visible[1]
+
+
+if __name__ == "__main__":
+    found = decode(Path(sys.argv[2]).read_bytes(), read_model(Path(sys.argv[1])))
+    print(f"{len(found.tokens)} tokens, {len(found.detail)} detail symbols; the latent's SHA-256 is")
+    print(hashlib.sha256(found.latent).hexdigest())
