@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import binascii
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +23,8 @@ from dlfc.model.dlf import Part, pad_to_tiles
 from dlfc.zoo import registry, store
 
 Int32Array = npt.NDArray[np.int32]
-_PARTIAL_STEP = 32  # symbols taken at a time from a stream that was cut
+_FREE_PX = 1 << 20  # padded pictures up to this size may come from nothing: they cost the decoder little
+_SLACK_BITS = 64  # tokens whose shortest number is this much shorter than they cost come once in 2^64 pictures
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Codec:
     def encode(self, image: Image.Image, *, quality: float = 50.0) -> bytes:
         """The .dlf file of `image`, which is taken as RGB; `quality` from 0 to 100 counts in half steps.
 
-        Raises LimitError if the picture is larger than readers accept, ValueError if `quality` is out of range.
+        Raises LimitError if the picture is larger than readers accept or than memory, ValueError if `quality` is out
+        of range.
         """
         if self.model.part == "decode":
             raise ValueError("this codec was loaded for decoding only")
@@ -79,6 +83,12 @@ class Codec:
         width_px, height_px = image.size
         if width_px * height_px > DEFAULT_MAX_PIXELS:
             raise LimitError(f"{width_px}x{height_px} pixels are more than the limit of {DEFAULT_MAX_PIXELS}")
+        self._check_padded(width_px, height_px, DEFAULT_MAX_PIXELS)
+        with _memory_for(width_px, height_px):
+            return self._encode(image, quality)
+
+    def _encode(self, image: Image.Image, quality: float) -> bytes:
+        width_px, height_px = image.size
         network = self.model.network
         pixels = np.array(image.convert("RGB"))
         x = torch.from_numpy(pixels).to(self.model.device).permute(2, 0, 1)[None].float() / 127.5 - 1
@@ -86,12 +96,14 @@ class Codec:
             x = pad_to_tiles(x, network.config.tile_px)
             inputs, features = network.analyse_tokens(x)
             tokens = network.codebook.nearest(inputs).view(inputs.shape[:2])
+            semantic = self._pack_tokens(tokens)
+            if self._too_short(semantic, tokens.shape[0]):  # they end in slots that begin at 0 and cost no bytes
+                tokens[-1, -1] = _nearest_other(network.codebook.entries, int(tokens[-1, -1]))
+                semantic = self._pack_tokens(tokens)
             latent = network.analyse_detail(x, features, tokens, self._level(quality))[0]
-            token_symbols = tokens.to(torch.int32).cpu().numpy().reshape(-1)
-            semantic, detail = Encoder(), Encoder()
-            semantic.put(token_symbols, np.zeros_like(token_symbols), self.model.token_tables)
+            detail = Encoder()
             check = _Check(self.fingerprint)
-            check.add(token_symbols)
+            check.add(_flat(tokens))
             passes = self._passes(quality, width_px, height_px)
             for indices in passes:
                 symbols = passes.residuals(latent)
@@ -104,7 +116,7 @@ class Codec:
             height_px=height_px,
             quality=quality,
             symbol_check=check.value,
-            semantic=semantic.finish(),
+            semantic=semantic,
             detail=detail.finish(),
         )
         return pack(container)
@@ -113,7 +125,8 @@ class Codec:
         """The RGB picture in a .dlf file.
 
         With `allow_partial` a file that was cut after its semantic section gives a picture too. Raises FormatError if
-        the file is damaged, LimitError if it is larger than `max_pixels`, ModelError if it names another model.
+        the file is damaged, LimitError if it is larger than `max_pixels` or than memory, ModelError if it names another
+        model.
         """
         if self.model.part == "encode":
             raise ValueError("this codec was loaded for encoding only")
@@ -123,22 +136,24 @@ class Codec:
                 f"the file was made with model {container.model_id.hex()}, "
                 f"which is not {self.name!r} ({self.model_id.hex()})"
             )
-        with torch.inference_mode():
+        self._check_padded(container.width_px, container.height_px, max_pixels)
+        with _memory_for(container.width_px, container.height_px), torch.inference_mode():
             tokens, latent = self._read_symbols(container)
             image = self.model.network.reconstruct(tokens, latent, self._level(container.quality))[0]
-        image = image[:, : container.height_px, : container.width_px].clamp(-1, 1)
-        pixels = ((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
+            image = image[:, : container.height_px, : container.width_px].clamp(-1, 1)
+            pixels = ((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
         return Image.fromarray(pixels)
 
     def _read_symbols(self, container: Container) -> tuple[Tensor, Tensor]:
         """Tokens T 32 and the latent times its step, 1 C H W; FormatError if a stream or the check does not fit."""
         config = self.model.network.config
-        tall, wide = (-(-side // config.tile_px) for side in (container.height_px, container.width_px))
-        count = tall * wide * config.tokens_per_tile
+        tiles = self._tiles(container.width_px, container.height_px)
+        if self._too_short(container.semantic, tiles):
+            raise FormatError("the semantic section is too short for a picture of this size; the file is damaged")
         semantic = Decoder(container.semantic)
-        tokens = semantic.get(np.zeros(count, np.int32), self.model.token_tables)
+        tokens = semantic.get(np.zeros(tiles * config.tokens_per_tile, np.int32), self.model.token_tables)
         semantic.finish()
-        if count and (tokens.min() < 0 or tokens.max() >= config.codebook_size):
+        if tokens.min() < 0 or tokens.max() >= config.codebook_size:
             raise FormatError("a token is outside the codebook; the file is damaged")
         check = _Check(self.fingerprint)
         check.add(tokens)
@@ -159,6 +174,26 @@ class Codec:
         by_tile = torch.from_numpy(tokens).long().view(-1, config.tokens_per_tile)
         return by_tile.to(self.model.device), passes.latent()
 
+    def _pack_tokens(self, tokens: Tensor) -> bytes:
+        symbols, encoder = _flat(tokens), Encoder()
+        encoder.put(symbols, np.zeros_like(symbols), self.model.token_tables)
+        return encoder.finish()
+
+    def _tiles(self, width_px: int, height_px: int) -> int:
+        tile_px = self.model.network.config.tile_px
+        return -(-width_px // tile_px) * -(-height_px // tile_px)
+
+    def _too_short(self, semantic: bytes, tiles: int) -> bool:
+        """Whether a large picture comes from next to nothing (SPEC.md, "Semantic-token section")."""
+        config = self.model.network.config
+        least_bits = tiles * config.tokens_per_tile * self.model.token_tables.least_bits
+        return tiles * config.tile_px**2 > _FREE_PX and 8 * len(semantic) + _SLACK_BITS < least_bits
+
+    def _check_padded(self, width_px: int, height_px: int, max_pixels: int) -> None:
+        padded_px = self._tiles(width_px, height_px) * self.model.network.config.tile_px**2
+        if padded_px > max(_FREE_PX, 2 * max_pixels):  # a strip may be padded to many times its pixels
+            raise LimitError(f"{width_px}x{height_px} pixels make {padded_px} when padded to whole tiles, too many")
+
     def _passes(self, quality: float, width_px: int, height_px: int) -> FourPasses:
         config = self.model.network.config
         per_tile = config.tile_px // config.cell_px
@@ -173,6 +208,30 @@ class Codec:
         return torch.tensor([quality / 100 * (levels - 1)], device=self.model.device)
 
 
+def _flat(tokens: Tensor) -> Int32Array:
+    return tokens.to(torch.int32).cpu().numpy().reshape(-1)
+
+
+def _nearest_other(entries: Tensor, token: int) -> int:
+    """The token whose entry is nearest to that of `token`, but not it."""
+    unit = torch.nn.functional.normalize(entries, dim=-1)
+    alike = unit @ unit[token]
+    alike[token] = -2.0
+    return int(alike.argmax())
+
+
+@contextmanager
+def _memory_for(width_px: int, height_px: int) -> Iterator[None]:
+    """Say in one line that memory does not suffice; torch says so in an error that means anything."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        out_of_memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+        if not out_of_memory and "can't allocate memory" not in str(error):
+            raise
+        raise LimitError(f"not enough memory for a picture of {width_px}x{height_px} pixels") from error
+
+
 class _Check:
     """CRC-16 over the model's fingerprint and all symbols, each as four bytes, little endian."""
 
@@ -184,24 +243,27 @@ class _Check:
 
 
 class _CutStream:
-    """Reads a detail stream as far as its bytes go; what lies beyond is taken as 0."""
+    """Reads of a detail stream what is certain whatever the lost bytes were, and takes all the rest as 0."""
 
     def __init__(self, data: bytes) -> None:
-        self._decoder: Decoder | None = Decoder(data)
+        self._decoder = Decoder(data)  # stands after the last certain symbol
+        self._ended = False
 
     def get(self, indices: Int32Array, model: store.LoadedModel) -> Int32Array:
         symbols = np.zeros_like(indices)
-        for at in range(0, len(indices), _PARTIAL_STEP):
-            if self._decoder is None:
-                break
+        at, count = 0, 0 if self._ended else len(indices)
+        while count and at < len(indices):  # as many as are certain, found by halving
+            ahead = self._decoder.copy()
             try:
-                part = self._decoder.get(indices[at : at + _PARTIAL_STEP], model.detail_tables)
+                part = ahead.get(indices[at : at + count], model.detail_tables)
             except FormatError:
                 part = None
-            if part is None or self._decoder.overrun:
-                self._decoder = None
+            if part is None or ahead.overrun:
+                count //= 2
             else:
-                symbols[at : at + _PARTIAL_STEP] = part
+                symbols[at : at + len(part)] = part
+                self._decoder, at = ahead, at + len(part)
+        self._ended = at < len(indices)
         return symbols
 
 

@@ -13,7 +13,7 @@ from construct import ConstructError, StreamError, ValidationError
 from dlfc.formats import layout
 from dlfc.formats.errors import FormatError, LimitError, UnsupportedVersionError
 
-DEFAULT_MAX_PIXELS = 2**28  # 16384 x 16384; as RGB bytes this is 768 MiB
+DEFAULT_MAX_PIXELS = 2**26  # 8192 x 8192; decoding on a CPU takes about 100 bytes a pixel, here 7 GB
 MAX_SIDE_PX = 2**20  # a thin strip within the pixel limit would still be padded to whole tiles
 
 _CRC_START = 0xFFFF

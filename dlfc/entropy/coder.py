@@ -34,9 +34,10 @@ class Tables:
     `offsets[r] + 1`, ...; the last slot is the escape, for every int32 symbol that is not in the row.
     """
 
-    __slots__ = ("_keep", "_native", "rows")
+    __slots__ = ("_keep", "_native", "least_bits", "rows")
 
     rows: int
+    least_bits: int  # no symbol of any row costs fewer bits; a whole number, rounded down
 
     def __init__(self, cdf: npt.ArrayLike, lengths: npt.ArrayLike, offsets: npt.ArrayLike) -> None:
         """Check the tables and build the decoder's lookups.
@@ -64,6 +65,8 @@ class Tables:
         lookup_pointer = ffi.from_buffer("uint16_t[]", lookup[:used].copy())
 
         self.rows = len(rows)
+        inside = np.arange(1, counts.shape[1]) < sizes[:, None]
+        self.least_bits = lib.DLFC_TABLE_BITS - int(np.diff(counts, axis=1)[inside].max() - 1).bit_length()
         self._native: Any = ffi.new("dlfc_tables *", (rows_pointer, len(rows), last_pointer, lookup_pointer))
         self._keep = (rows_pointer, last_pointer, lookup_pointer)  # the C struct does not own what it points to
 
@@ -157,6 +160,12 @@ class Decoder:
         self._data = ffi.from_buffer("uint8_t[]", data)  # keeps the bytes alive; the C struct does not own them
         self._native: Any = ffi.new("dlfc_decoder *")
         lib.dlfc_decoder_init(self._native, self._data, len(self._data))
+
+    def copy(self) -> Decoder:
+        """A decoder of the same stream that stands where this one stands; each goes on for itself."""
+        other = object.__new__(Decoder)
+        other._data, other._native = self._data, ffi.new("dlfc_decoder *", self._native[0])
+        return other
 
     def get(self, indices: npt.NDArray[Any], tables: Tables) -> Int32Array:
         """The next symbols, one for each of `indices` and in their shape.
