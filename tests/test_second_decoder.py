@@ -1,0 +1,122 @@
+"""The decoder written from the text of the specification agrees with the product, and so do the text's own examples."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import second_decoder
+from make_vectors import NAME, hash_of
+from PIL import Image
+from test_vectors import BAD, GOOD, MANIFEST, VECTORS, read
+
+from dlfc.codec import Codec
+from dlfc.errors import DlfcError
+from dlfc.formats import unpack
+
+ROOT = Path(__file__).parent.parent
+PHOTO = Path(__file__).parent / "data" / "photo.png"
+
+
+@pytest.fixture(scope="module")
+def model() -> second_decoder.Model:
+    return second_decoder.read_model(VECTORS / "model" / f"{NAME}.safetensors")
+
+
+def test_it_uses_nothing_of_the_product_and_no_numerical_library() -> None:
+    tree = ast.parse(Path(second_decoder.__file__).read_text())
+    imports = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    imports |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    assert {name.split(".")[0] for name in imports if name} <= sys.stdlib_module_names
+
+
+def test_it_finds_the_fingerprint_of_the_model(model: second_decoder.Model) -> None:
+    assert model.fingerprint.hex() == MANIFEST["model"]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_it_finds_the_symbols_of_a_good_vector(model: second_decoder.Model, name: str) -> None:
+    found, facts = second_decoder.decode(read("good", name), model), GOOD[name]
+    assert (len(found.tokens), hash_of(found.tokens)) == (facts["tokens"], facts["tokens_sha256"])
+    assert (len(found.detail), hash_of(found.detail)) == (facts["detail_symbols"], facts["detail_symbols_sha256"])
+    assert hashlib.sha256(found.latent).hexdigest() == facts["latent_sha256"]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_it_refuses_a_bad_vector_by_its_rule(model: second_decoder.Model, name: str) -> None:
+    with pytest.raises(second_decoder.Refused) as caught:
+        second_decoder.decode(read("bad", name), model)
+    assert caught.value.rule == BAD[name]["rule"]
+
+
+def test_both_refuse_the_same_damaged_files(model: second_decoder.Model) -> None:
+    codec = Codec.load(str(VECTORS / "model" / f"{NAME}.safetensors"), device="cpu")
+    random = np.random.default_rng(3)
+    accepted = 0
+    for round_number in range(60):
+        data = bytearray(read("good", "31x33-q62.5"))
+        at = int(random.integers(7, len(data)))
+        data[at] ^= int(random.integers(1, 256))
+        if round_number % 3:  # with a file check that fits, where the sizes still say where it is
+            data[10:12] = second_decoder.crc(bytes(data[:10] + data[12:])).to_bytes(2, "little")
+        ours = theirs = None
+        with suppress(second_decoder.Refused):
+            ours = second_decoder.decode(bytes(data), model, max_pixels=1 << 16)
+        with suppress(DlfcError):
+            theirs = codec._read_symbols(unpack(bytes(data), max_pixels=1 << 16))
+        assert (ours is None) == (theirs is None), bytes(data).hex()
+        accepted += ours is not None
+    assert accepted < 20
+
+
+def test_it_reads_a_file_of_the_default_model() -> None:
+    codec = Codec.load(device="cpu")
+    with Image.open(PHOTO) as image:
+        data = codec.encode(image.convert("RGB").crop((300, 200, 364, 232)), quality=75)
+    found = second_decoder.decode(data, second_decoder.read_model(codec.model.entry.weights))
+    tokens, latent = codec._read_symbols(unpack(data))
+    assert found.tokens == tokens.reshape(-1).tolist()
+    assert found.latent == latent.numpy().astype("<f4").tobytes()
+    assert any(found.detail)
+
+
+# --- the examples in the text -------------------------------------------------------------------------------------
+
+
+def test_the_file_of_the_specification_reads_as_its_table_says() -> None:
+    text = (ROOT / "formats" / "SPEC.md").read_text().partition("## A file, byte by byte")[2]
+    lines = re.findall(r"^[0-9a-f]{8}  ([0-9a-f ]+)$", text, re.MULTILINE)
+    data = bytes.fromhex("".join(lines))
+    rows = re.findall(r"^\| (\d+) \| `([0-9a-f ]+)` \|", text, re.MULTILINE)
+    assert b"".join(bytes.fromhex(cell) for _, cell in rows) == data
+    for offset, cell in rows:
+        assert data[int(offset) :].startswith(bytes.fromhex(cell))
+    file = second_decoder.read_container(data)
+    assert (file.width_px, file.height_px, file.quality_step) == (768, 512, 100)
+    assert (file.model_id.hex(), file.symbol_check, file.extras) == ("5eed1234", 0xC0DE, ((0x2A, b"hi!"),))
+    assert unpack(data).semantic == file.semantic
+
+
+def test_the_numbers_of_the_specification_are_right() -> None:
+    assert second_decoder.crc(b"123456789") == 0x29B1
+    for encoded, value in (("00", 0), ("7f", 127), ("8001", 128), ("ff05", 767)):
+        assert second_decoder._Bytes(bytes.fromhex(encoded)).varint() == value
+    with pytest.raises(second_decoder.Refused):
+        second_decoder._Bytes(b"\x80\0").varint()
+
+
+def test_the_stream_of_the_coder_s_description_decodes_to_its_symbols() -> None:
+    text = (ROOT / "native" / "README.md").read_text().partition("## Example")[2]
+    counts, offset = re.findall(r"c = ([0-9, ]+), offset (-?\d+)", text)[0]
+    row = second_decoder.Row([int(count) for count in counts.split(",")], int(offset))
+    stream = bytes.fromhex(re.findall(r"take 7 bytes, `([0-9a-f ]+)`", text)[0])
+    expected = re.findall(r"The symbols\s+([-0-9, ]+) take", text)[0]
+    decoder = second_decoder.RangeDecoder(stream)
+    assert [decoder.symbol(row) for _ in range(4)] == [int(symbol) for symbol in expected.split(",")]
+    decoder.finish()
