@@ -17,17 +17,17 @@ from dlfc.entropy.tables import TOTAL
 from dlfc.errors import ImageError, ModelError
 from dlfc.model.bottleneck import pass_masks
 from dlfc.model.dlf import DLF
-from dlfc.train.data import Crops, load_photos, to_tensor
+from dlfc.train.data import Crops, Photos, load_photos, to_tensor
 from dlfc.train.export import export, load_run
-from dlfc.train.loop import RateController, Trainer
-from dlfc.train.recipe import Recipe, load_recipe
+from dlfc.train.loop import Trainer
+from dlfc.train.rate import RateController
+from dlfc.train.recipe import Recipe, Stage, load_recipe
 from dlfc.train.warmstart import warm_start
 from dlfc.zoo import store
 
 TARGETS = (0.013, 0.018, 0.03)  # of which tokens at a flat rate take 0.01
-RECIPE = Recipe(
-    "tiny", TINY, TARGETS, steps=3, batch=2, crop_px=64, learning_rate=2e-3, warmup_steps=1, warmstart_crops=40
-)
+STAGE = Stage(steps=3, batch=2, crop_px=64, learning_rate=2e-3, warmup_steps=1)
+RECIPE = Recipe("tiny", TINY, TARGETS, (STAGE,), warmstart_crops=40)
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +90,12 @@ def test_a_folder_without_photos_is_refused(tmp_path: Path) -> None:
 def test_crops_are_parts_of_the_photos_and_repeat_with_their_seed() -> None:
     height, width = np.mgrid[:40, :50]
     where = np.stack([height, width, np.zeros_like(height)], -1).astype(np.uint8)  # a pixel tells its place
-    batch = Crops([where], 16, seed=5).batch(8)
+    photos = Photos([where])
+    batch = Crops(photos, 16, seed=5).batch(8)
     assert batch.shape == (8, 3, 16, 16)
     assert batch.min() >= -1
-    assert torch.equal(batch, Crops([where], 16, seed=5).batch(8))
-    assert not torch.equal(batch, Crops([where], 16, seed=6).batch(8))
+    assert torch.equal(batch, Crops(photos, 16, seed=5).batch(8))
+    assert not torch.equal(batch, Crops(photos, 16, seed=6).batch(8))
     places = ((batch + 1) * 127.5).round().long()
     assert (places[:, 0].diff(dim=1) == 1).all()
     steps = places[:, 1].diff(dim=2)
@@ -122,7 +123,8 @@ def test_a_recipe_is_read_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text(RECIPE_TEXT)
     recipe = load_recipe(path)
-    assert (recipe.name, recipe.target_bpp, recipe.steps, recipe.batch) == ("tiny", (0.1, 0.2), 5, 8)
+    assert (recipe.name, recipe.target_bpp) == ("tiny", (0.1, 0.2))
+    assert [(stage.steps, stage.batch) for stage in recipe.stages] == [(5, 8)]
     assert recipe.model.levels == 2
 
 
@@ -163,7 +165,7 @@ def test_what_is_wrong_with_a_recipe_is_said_in_one_line(tmp_path: Path, old: st
 def test_training_starts_from_a_blurred_picture_and_not_from_noise(data: Path) -> None:
     torch.manual_seed(0)
     model = DLF(TINY)
-    crops = Crops(load_photos(data, min_side_px=64), 64, 0)
+    crops = Crops(Photos(load_photos(data)), 64, 0)
     warm_start(model, crops.batch(60), list(TARGETS))
     x = crops.batch(8)
     with torch.inference_mode():
@@ -182,7 +184,7 @@ def test_training_starts_from_a_blurred_picture_and_not_from_noise(data: Path) -
 def test_the_prior_starts_with_the_scales_of_its_level_in_every_pass(data: Path) -> None:
     torch.manual_seed(0)
     model = DLF(TINY)
-    warm_start(model, Crops(load_photos(data, min_side_px=64), 64, 0).batch(60), list(TARGETS))
+    warm_start(model, Crops(Photos(load_photos(data)), 64, 0).batch(60), list(TARGETS))
     prior = model.bottleneck.prior
     with torch.inference_mode():
         step, scales, means, common = prior.start(prior.vector[1:2], 4, 4)
@@ -212,10 +214,12 @@ def test_the_rate_controller_raises_the_weight_of_a_level_that_spends_too_much()
 def test_a_run_ends_at_its_last_step_and_leaves_its_state_and_its_logs(finished: Trainer) -> None:
     assert finished.step == 3
     log = (finished.out / "log.csv").read_text().splitlines()
-    assert log[0].startswith("step,total,mse,lpips,bpp")
+    assert log[0].startswith("step,total,mse,lpips,bpp,")
     assert [line.split(",")[0] for line in log[1:]] == ["1", "2", "3"]
     assert len((finished.out / "validation.csv").read_text().splitlines()) == 1 + TINY.levels
-    assert sorted(p.name for p in finished.out.iterdir()) == ["log.csv", "state.pt", "validation.csv"]
+    assert len((finished.out / "tokens.csv").read_text().splitlines()) == 2
+    made = {"curves.png", "log.csv", "sheet.jpg", "state.pt", "tokens.csv", "validation.csv"}
+    assert {p.name for p in finished.out.iterdir()} == made
 
 
 def test_training_moves_the_weights_and_the_average_follows(
@@ -246,8 +250,7 @@ def test_a_run_that_was_stopped_and_resumed_has_the_weights_of_one_that_was_not(
 def test_a_run_can_start_from_the_weights_of_another(
     finished: Trainer, data: Path, metrics: Path, tmp_path: Path
 ) -> None:
-    other = Trainer(RECIPE, data, metrics, tmp_path / "run", None)
-    other.start_from(finished.out / "state.pt")
+    other = Trainer(RECIPE, data, metrics, tmp_path / "run", None, start_from=finished.out / "state.pt")
     assert same(other.model, finished.averaged)
     assert same(other.averaged, finished.averaged)
     assert other.step == 0

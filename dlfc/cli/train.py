@@ -12,14 +12,16 @@ from dlfc.cli.messages import say
 EPILOG = """\b
 Examples:
   dlfc train small.toml --data photos --metrics metrics --out run
+  dlfc train small.toml --data photos --metrics metrics --out run --minutes 25
   dlfc train small.toml --data photos --metrics metrics --out run --export small.safetensors
+  torchrun --nproc-per-node 4 -m dlfc.cli train small.toml --data photos --metrics metrics --out run
 
 A run that was stopped goes on where it last saved. The recipe of the model that dlfc comes with is small.toml in the
 folder dlfc/train of the source.
 
 \b
 Exit status:
-  0  the run has reached its last step
+  0  the run has reached its end, or was stopped in good order
   1  something is missing or does not fit
   2  the command line was wrong"""
 
@@ -32,7 +34,8 @@ def train(
     metrics: Annotated[
         Path,
         typer.Option(
-            help="Folder with lpips_alex.safetensors (a loss) and lpips_squeeze.safetensors (to judge by).",
+            help="Folder with lpips_alex.safetensors (a loss), lpips_squeeze.safetensors (to judge by) and what else "
+            "the recipe asks for.",
             show_default=False,
         ),
     ],
@@ -40,10 +43,22 @@ def train(
     validation: Annotated[
         Path | None, typer.Option(help="Folder of photos to measure during the run.", show_default=False)
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0.0, metavar="M", help="Save and stop in good order after M minutes.", show_default=False),
+    ] = None,
     start_from: Annotated[
         Path | None,
         typer.Option(metavar="STATE", help="Begin with the weights of another run's state.pt.", show_default=False),
     ] = None,
+    stage: Annotated[int, typer.Option(min=1, metavar="N", help="Begin a fresh run at this stage.")] = 1,
+    save_every: Annotated[float, typer.Option(min=0.0, metavar="M", help="Minutes from one save to the next.")] = 5.0,
+    evaluate_every: Annotated[
+        float, typer.Option(min=0.0, metavar="M", help="Minutes from one evaluation to the next.")
+    ] = 15.0,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Only say where the time of a step goes, and save nothing.")
+    ] = False,
     export: Annotated[
         Path | None,
         typer.Option(
@@ -55,6 +70,7 @@ def train(
 ) -> None:
     """Train a model on photographs, and pack it for coding."""
     from dlfc.errors import ModelError
+    from dlfc.files import print_to_stdout
     from dlfc.train.export import export as write
     from dlfc.train.export import load_run
     from dlfc.train.loop import Trainer
@@ -63,10 +79,14 @@ def train(
     if export is not None and export.suffix != ".safetensors":
         raise ModelError(f"{export}: the name of a weights file ends in .safetensors")
     plan = load_recipe(recipe)
-    trainer = Trainer(plan, data, metrics, out, validation)
-    if start_from is not None and trainer.step == 0:
-        trainer.start_from(start_from)
-    trainer.run()
-    if export is not None:
+    trainer = Trainer(plan, data, metrics, out, validation, start_from=start_from, stage=stage - 1)
+    if profile:
+        table = trainer.profiled()
+        if trainer.workers.leads:
+            print_to_stdout(f"{table}\n")
+    else:
+        trainer.run(minutes=minutes, save_seconds=60 * save_every, validate_seconds=60 * evaluate_every)
+    trainer.workers.close()
+    if export is not None and not profile and trainer.workers.leads:
         entry = write(load_run(out / "state.pt", plan.model), trainer.crops, export)
         say(f"{entry.weights}: model {entry.name}, {entry.parameters} parameters, fingerprint {entry.fingerprint[:8]}")

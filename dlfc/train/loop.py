@@ -1,157 +1,240 @@
-"""The training loop: end to end, all rate levels at once, each steered to its bits per pixel."""
+"""The training loop: stage after stage, all rate levels at once, each steered to its bits per pixel."""
 
 from __future__ import annotations
 
 import copy
-import csv
+import functools
 import math
+import shutil
+import signal
+import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from dlfc.errors import ModelError
 from dlfc.evaluate.lpips import Lpips
-from dlfc.model.bottleneck import at_level
-from dlfc.model.dlf import DLF, Reconstruction
-from dlfc.train.data import Crops, load_photos, to_tensor
-from dlfc.train.recipe import Recipe
+from dlfc.model.dlf import DLF
+from dlfc.train import watch
+from dlfc.train.adversary import Adversary, adaptive_weight, load_optimizer
+from dlfc.train.data import Crops, Photos, load_photos
+from dlfc.train.evaluation import Distance, evaluate
+from dlfc.train.losses import JITTER_PX, TERMS, Batch, Objective, Outcome, latents
+from dlfc.train.parallel import Workers
+from dlfc.train.perceptual import Perceptual
+from dlfc.train.profile import Profile
+from dlfc.train.rate import RateController
+from dlfc.train.recipe import Recipe, Stage
 from dlfc.train.state import misfit, read_state
+from dlfc.train.vqgan import VqganEncoder
 from dlfc.train.warmstart import warm_start
-
-LPIPS_JITTER = 8  # random margin cut before LPIPS, so that no texture can lock to the stride of its first layer
-
-
-TOKEN_SHARPNESS = 150.0  # of the softmax over codes: the cosines of neighbouring codes differ by about 0.01
 
 # Parts that start from data: small weights that a common learning rate would wash away, and what picks tokens, which
 # would move them between codes faster than everything that reads them could follow (the codebook then collapses).
 SLOW_PARTS = ("base.", "codebook.", "encoder.to_token.")
 
+# Never trained: tiny weights that any step would wash away, and with them the differences between tokens.
+FROZEN_PARTS = ("base.token_in.",)
 
-class RateController:
-    """One lambda per level, raised while the level spends more than its target and lowered while it spends less."""
-
-    def __init__(self, target_bpp: tuple[float, ...], first_lambda: float, rate: float) -> None:
-        self.log_target = torch.tensor(target_bpp).log()
-        self.log_lambda = math.log(first_lambda) - 0.7 * (self.log_target - self.log_target[len(target_bpp) // 2])
-        self.rate = rate
-
-    def weight(self, level: Tensor) -> Tensor:
-        """Lambda at each `level` (B,), interpolated in its logarithm."""
-        return at_level(self.log_lambda[:, None], level).squeeze(1).exp()
-
-    def update(self, level: Tensor, bpp: Tensor) -> None:
-        """Steer by the bits per pixel that each sample took."""
-        excess = bpp.clamp(min=1e-4).log() - at_level(self.log_target[:, None], level).squeeze(1)
-        nearness = (1 - (level[:, None] - torch.arange(len(self.log_lambda))).abs()).clamp(min=0)
-        pull = (nearness * excess[:, None].clamp(-1, 1)).sum(0) / nearness.sum(0).clamp(min=1)
-        self.log_lambda = (self.log_lambda + self.rate * pull).clamp(-5.0, 6.0)
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The terms of one batch; `bpp` per sample, the rest scalars."""
-
-    total: Tensor
-    mse: Tensor
-    lpips: Tensor
-    bpp: Tensor
-
-
-def token_bpp(model: DLF) -> float:
-    """What tokens cost at a flat rate, in bits per pixel."""
-    config = model.config
-    return config.tokens_per_tile * math.log2(config.codebook_size) / config.tile_px**2
-
-
-def losses(model: DLF, lpips: Lpips, recipe: Recipe, x: Tensor, level: Tensor, weight: Tensor) -> Losses:
-    """Rate-distortion loss of a batch `x` B 3 H W at `level` (B,), with the rate weighted by `weight` (B,)."""
-    with torch.autocast(x.device.type, torch.bfloat16):
-        out: Reconstruction = model(x, level)
-    target, image = x * 0.5 + 0.5, out.image.float() * 0.5 + 0.5
-    mse = F.mse_loss(image, target)
-    top, left = (int(v) for v in torch.randint(LPIPS_JITTER, (2,)))
-    with torch.autocast(x.device.type, torch.bfloat16):
-        perceptual = lpips(image[:, :, top:, left:], target[:, :, top:, left:]).mean()
-    bpp = out.quantised.bits.flatten(1).sum(1) / (x.shape[2] * x.shape[3])
-    unit = F.normalize(out.token_inputs.float(), dim=-1)
-    codes = model.codebook.lookup(out.tokens)
-    commitment = recipe.commitment_weight * _distance(unit, codes.detach()) + _distance(unit.detach(), codes)
-    total = recipe.mse_weight * mse + recipe.lpips_weight * perceptual + (weight * bpp).mean() + commitment
-    if out.base is not None and model.base is not None:
-        nearness = torch.softmax(TOKEN_SHARPNESS * unit @ F.normalize(model.codebook.entries, dim=-1).T, -1)
-        soft = model.base.soft_token_image(nearness, x.shape[2], x.shape[3])
-        total = total + recipe.base_weight * F.mse_loss(out.base * 0.5 + 0.5, target)
-        total = total + recipe.token_weight * F.mse_loss(soft * 0.5 + 0.5, target)
-    return Losses(total, mse.detach(), perceptual.detach(), (bpp + token_bpp(model)).detach())
-
-
-def _distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared distance of vectors in the last dimension."""
-    return (a - b).square().sum(-1).mean()
+VALIDATION_PHOTOS = 8
+PROFILED_STEPS = 20
+UNTIMED_STEPS = 3  # before a profile: kernels are chosen and compiled in them
+LOGGED = (*TERMS, "gradient")
 
 
 class Trainer:
-    """One run in one folder: `state.pt` to resume from, `log.csv`, `validation.csv`."""
+    """One run in one folder: `state.pt` to resume from, `log.csv`, `validation.csv`, `tokens.csv`, and pictures.
 
-    def __init__(self, recipe: Recipe, data: Path, metrics: Path, out: Path, validation: Path | None) -> None:
-        self.recipe, self.out = recipe, out
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    A fresh run begins at `stage`, counted from 0, with the weights of `start_from`, another run's state, or with those
+    of a data-dependent start.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: Path,
+        metrics: Path,
+        out: Path,
+        validation: Path | None,
+        *,
+        start_from: Path | None = None,
+        stage: int = 0,
+    ) -> None:
+        self.recipe, self.out, self._metrics = recipe, out, metrics
+        self._born = time.monotonic()
+        self._last_save_seconds = 0.0
+        if not 0 <= stage < len(recipe.stages):
+            raise ModelError(f"recipe {recipe.name} has {len(recipe.stages)} stages, none of number {stage + 1}")
+        self.workers = Workers()
+        self.device = self.workers.device
+        if self.device.type == "cuda":
+            # Shapes never change, and 10 bits of fraction do for all that is not decided by integers in the end.
+            torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.allow_tf32 = True
+            torch.set_float32_matmul_precision("high")
         torch.manual_seed(recipe.seed)
-        photos = load_photos(data, min_side_px=recipe.crop_px)
-        self.crops = Crops(photos, recipe.crop_px, recipe.seed, self.device)
-        self.validation = load_photos(validation, min_side_px=2 * recipe.crop_px, limit=8) if validation else []
-        self.lpips = Lpips(metrics, "alex").to(self.device)
-        self.judge = Lpips(metrics, "squeeze").to(self.device)
-        self.model = DLF(recipe.model).to(self.device)
-        self.controller = RateController(recipe.target_bpp, recipe.first_lambda, recipe.controller_rate)
-        if self.model.base is not None:
-            self.model.base.token_in.requires_grad_(False)  # tiny weights that any step would wash away
-        slow = [p for n, p in self.model.named_parameters() if n.startswith(SLOW_PARTS)]
-        rest = [p for n, p in self.model.named_parameters() if not n.startswith(SLOW_PARTS)]
-        groups = [{"params": rest, "part": 1.0}, {"params": slow, "part": recipe.base_rate}]
-        self.optimizer = torch.optim.AdamW(groups, recipe.learning_rate, (0.9, 0.98), weight_decay=0.0)
-        self.step = 0
+        smallest = min(each.crop_px for each in recipe.stages)
+        scales = tuple(dict.fromkeys(scale for each in recipe.stages for scale in each.scales))
+        self.photos = Photos(load_photos(data, min_side_px=smallest), self.device, scales)
+        self.validation = self._validation_photos(validation)
+        self.perceptual = Perceptual(metrics, self.device)
+        self.judge = Lpips(metrics, "squeeze").to(self.device) if self.validation else None
+        self.profile = Profile(self.device)
+        self.model = DLF(recipe.model)
+        self.teacher = self._new_teacher()
+        self.crops = self._new_crops(recipe.stages[stage])
         out.mkdir(parents=True, exist_ok=True)
         if (out / "state.pt").exists():
-            self.averaged = copy.deepcopy(self.model).eval()
-            self._resume()
-        else:
-            self.model.cpu()
-            sample = self.crops.batch(recipe.warmstart_crops).cpu()
-            warm_start(self.model, sample, list(recipe.target_bpp))
-            self.model.to(self.device)
-            self.averaged = copy.deepcopy(self.model).eval()
+            self._begin(stage)
+            self._resume(out / "state.pt")
+            return
+        log_lambda = None
+        if start_from is not None:
+            log_lambda = self._take(start_from)
+        elif self.model.base is not None and self.workers.leads:
+            crops = Crops(self.photos, recipe.model.tile_px, recipe.seed)
+            crops.random = self.crops.random
+            warm_start(self.model, crops.batch(recipe.warmstart_crops).cpu(), list(recipe.target_bpp))
+        self._begin(stage)
+        if log_lambda is not None:
+            self.controller.log_lambda = log_lambda.to(self.device)
+        kept = self.workers.share([self.model], torch.get_rng_state(), self.crops.random.bit_generator.state)
+        torch.set_rng_state(kept[0])
+        self.crops.random.bit_generator.state = kept[1]
+        self._average_anew()
 
-    def start_from(self, state: Path) -> None:
-        """Take the averaged weights of another run; the optimiser starts afresh."""
+    def _validation_photos(self, folder: Path | None) -> list[Any]:
+        smallest = min(each.crop_px for each in self.recipe.stages)
+        return load_photos(folder, min_side_px=2 * smallest, limit=VALIDATION_PHOTOS) if folder else []
+
+    def _new_teacher(self) -> VqganEncoder | None:
+        if all(stage.task == "pixels" for stage in self.recipe.stages):
+            return None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.recipe.seed)
+            return VqganEncoder(self.recipe.model).to(self.device)
+
+    def _new_crops(self, stage: Stage) -> Crops:
+        return Crops(self.photos, stage.crop_px, self.recipe.seed, stage.scales)
+
+    # --- stages -------------------------------------------------------------------------------------------------------
+
+    def _begin(self, index: int) -> None:
+        """Set everything that belongs to a stage, at its first step, from the weights that `model` has."""
+        recipe, stage = self.recipe, self.recipe.stages[index]
+        self.stage_index, self.stage = index, stage
+        self.step, self.seconds, self.steps_before = 0, 0.0, 0
+        self.model.to(self.device).train()
+        self.averaged = copy.deepcopy(self.model).eval().requires_grad_(False)
+        self.averaged_teacher = copy.deepcopy(self.teacher)
+        self.share = self.workers.part(stage.batch)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(stage.learns(name) and not name.startswith(FROZEN_PARTS))
+        slow = [p for n, p in self.model.named_parameters() if n.startswith(SLOW_PARTS)]
+        rest = [p for n, p in self.model.named_parameters() if not n.startswith(SLOW_PARTS)]
+        if self.teacher is not None:
+            self.teacher.requires_grad_(stage.task == "vqgan")
+            if stage.task == "vqgan":
+                rest += list(self.teacher.parameters())
+        groups = [{"params": rest, "part": 1.0}, {"params": slow, "part": stage.base_rate}]
+        self.optimizer = torch.optim.AdamW(
+            groups,
+            stage.learning_rate,
+            (stage.betas[0], stage.betas[1]),
+            weight_decay=0.0,
+            fused=True if self.device.type == "cuda" else None,
+        )
+        modules = [self.model] if self.teacher is None else [self.model, self.teacher]
+        self.trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.controller = RateController(recipe.target_bpp, stage.first_lambda, stage.controller_rate, self.device)
+        self.objective = Objective(stage, self.perceptual)
+        self.adversary: Adversary | None = None
+        codes = recipe.model.mixture_size if stage.task == "vqgan" else recipe.model.codebook_size
+        self.token_counts = torch.zeros(codes, dtype=torch.long, device=self.device)
+        self._sums = torch.zeros(len(LOGGED), device=self.device)
+        self._summed = 0
+        self._zero = torch.zeros((), device=self.device)
+        call: Any = self.model
+        if stage.task in ("latent", "tokens"):
+            call = functools.partial(latents, self.model, with_detail=stage.task == "latent")
+        self._call = torch.compile(call, dynamic=False) if stage.compile else call
+        self._untimed = True  # the first step of a process chooses and compiles kernels
+
+    def _average_anew(self) -> None:
+        self.averaged.load_state_dict(self.model.state_dict())
+        if self.teacher is not None and self.averaged_teacher is not None:
+            self.averaged_teacher.load_state_dict(self.teacher.state_dict())
+
+    def _next_stage(self) -> None:
+        """Go on to the next stage from the averaged weights of this one."""
+        before, total = self.stage, self.steps_before + self.step
+        self.model.load_state_dict(self.averaged.state_dict())
+        if self.teacher is not None and self.averaged_teacher is not None:
+            self.teacher.load_state_dict(self.averaged_teacher.state_dict())
+        log_lambda, adversary = self.controller.log_lambda, self.adversary
+        self._begin(self.stage_index + 1)
+        self.steps_before = total
+        self.crops = self._with_random(self._new_crops(self.stage), self.crops)
+        if self.stage.first_lambda == before.first_lambda:
+            self.controller.log_lambda = log_lambda
+        if adversary is not None and self.stage.spectral_norm == before.spectral_norm:
+            self.adversary = adversary
+
+    @staticmethod
+    def _with_random(crops: Crops, before: Crops) -> Crops:
+        crops.random = before.random
+        return crops
+
+    # --- state --------------------------------------------------------------------------------------------------------
+
+    def _take(self, state: Path) -> Tensor:
+        """Take the averaged weights of another run, without what its optimiser knew; returns its lambdas."""
         weights = read_state(state)
         try:
             self.model.load_state_dict(weights["averaged"])
-            self.averaged.load_state_dict(weights["averaged"])
-            self.controller.log_lambda = weights["log_lambda"]
-        except (RuntimeError, KeyError) as error:
+            if self.teacher is not None and "averaged_teacher" in weights:
+                self.teacher.load_state_dict(weights["averaged_teacher"])
+            return weights["log_lambda"]
+        except (RuntimeError, KeyError, TypeError) as error:
             raise misfit(state, error) from error
 
-    def _resume(self) -> None:
-        path = self.out / "state.pt"
+    def _resume(self, path: Path) -> None:
         state = read_state(path)
         try:
+            index = state.get("stage", 0)
+            if index != self.stage_index:
+                self.crops = self._new_crops(self.recipe.stages[index])
+                self._begin(index)
             self.model.load_state_dict(state["model"])
             self.averaged.load_state_dict(state["averaged"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.controller.log_lambda = state["log_lambda"]
+            if self.teacher is not None and self.averaged_teacher is not None:
+                self.teacher.load_state_dict(state["teacher"])
+                self.averaged_teacher.load_state_dict(state["averaged_teacher"])
+            load_optimizer(self.optimizer, state["optimizer"])
+            if "adversary" in state:
+                self._use_adversary().load_state(state["adversary"])
+            self.controller.log_lambda = state["log_lambda"].to(self.device)
             self.crops.random.bit_generator.state = state["crops"]
             torch.set_rng_state(state["random"])
             self.step = state["step"]
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
+            self.seconds, self.steps_before = state.get("seconds", 0.0), state.get("steps_before", 0)
+        except (IndexError, RuntimeError, KeyError, TypeError, ValueError) as error:
             raise misfit(path, error) from error
 
-    def save(self) -> None:
-        """Write the state to resume from, whole or not at all."""
+    def save(self, path: Path | None = None) -> None:
+        """Write the state to resume from, whole or not at all; ModelError if the weights have become useless."""
+        total = self.workers.total(self._sums)
+        if not bool(torch.isfinite(total).all()):
+            raise ModelError(f"{self.out}: losses are no numbers any more; state.pt is from before that")
+        if not self.workers.leads:
+            return
+        since = time.monotonic()
         state = {
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
@@ -160,108 +243,274 @@ class Trainer:
             "crops": self.crops.random.bit_generator.state,
             "random": torch.get_rng_state(),
             "step": self.step,
+            "seconds": self.seconds,
+            "steps_before": self.steps_before,
+            "stage": self.stage_index,
         }
-        partial = self.out / "state.pt.part"
+        if self.teacher is not None and self.averaged_teacher is not None:
+            state["teacher"] = self.teacher.state_dict()
+            state["averaged_teacher"] = self.averaged_teacher.state_dict()
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.state()
+        path = path or self.out / "state.pt"
+        partial = path.with_name(f"{path.name}.part")
         torch.save(state, partial)
-        partial.replace(self.out / "state.pt")
+        partial.replace(path)
+        self._last_save_seconds = time.monotonic() - since
 
-    def _rate(self) -> float:
-        r = self.recipe
-        if self.step < r.warmup_steps:
-            return r.learning_rate * (self.step + 1) / r.warmup_steps
-        part = min(1.0, (self.step - r.warmup_steps) / max(1, r.steps - r.warmup_steps))
-        return r.learning_rate * (r.final_rate + (1 - r.final_rate) * 0.5 * (1 + math.cos(math.pi * part)))
+    # --- a step -------------------------------------------------------------------------------------------------------
 
-    def train_step(self) -> Losses:
-        """One batch: each sample at a level drawn evenly from the whole scale."""
-        self.model.train()
-        x = self.crops.batch(self.recipe.batch).contiguous(memory_format=torch.channels_last)
+    def _on_device(self, values: Tensor) -> Tensor:
+        """A few numbers of the host, without waiting for what the device has yet to do."""
+        if self.device.type == "cuda":
+            values = values.pin_memory()
+        return values.to(self.device, non_blocking=True)
+
+    def _draw(self) -> tuple[Batch, Tensor]:
+        """A batch, each sample at a level drawn evenly from the whole scale, and the levels of all its parts."""
+        count = self.stage.batch
+        x = self.crops.batch(count, self.share).contiguous(memory_format=torch.channels_last)
         top = self.recipe.model.levels - 1
-        level = (torch.arange(len(x)) + torch.rand(len(x))) / len(x) * top  # stratified
-        weight = self.controller.weight(level).to(self.device)
-        result = losses(self.model, self.lpips, self.recipe, x, level.to(self.device), weight)
+        levels = self._on_device((torch.arange(count) + torch.rand(count)) / count * top)  # stratified
+        margin = torch.randint(JITTER_PX, (2,)).tolist()
+        level = levels[self.share]
+        return Batch(x, level, self.controller.weight(level), (margin[0], margin[1])), levels
+
+    def _outcome(self, batch: Batch) -> Outcome:
+        if self.stage.task == "pixels":
+            return self.objective.of_pixels(self._call, self.model, batch)
+        assert self.teacher is not None
+        if self.stage.task == "vqgan":
+            return self.objective.of_vqgan(self.teacher, self.model, batch)
+        return self.objective.of_latents(self._call, self.model, self.teacher, batch)
+
+    def _use_adversary(self) -> Adversary:
+        if self.adversary is None:
+            betas, seed = self.stage.betas, self.recipe.seed
+            self.adversary = Adversary(self.device, spectral=self.stage.spectral_norm, seed=seed, betas=betas)
+        return self.adversary
+
+    def _against_adversary(self, adversary: Adversary, outcome: Outcome, terms: dict[str, Tensor]) -> Tensor:
+        """What the discriminator adds to the loss of the network."""
+        assert outcome.image is not None
+        assert outcome.target is not None
+        assert outcome.pictures is not None
+        stage = self.stage
+        terms["adversarial"], terms["matching"] = adversary.judge(outcome.image, outcome.target)
+        weight: float | Tensor = stage.adversarial_weight
+        if stage.adversarial_adaptive:
+            last = self.model.generator.conv_out.weight
+            ratio = adaptive_weight(outcome.pictures, terms["adversarial"], last)
+            weight = self.workers.mean(ratio) * stage.adversarial_weight
+        return weight * terms["adversarial"] + stage.matching_weight * terms["matching"]
+
+    def train_step(self) -> None:
+        """One batch. Nothing in it waits for the device."""
+        stage, profile = self.stage, self.profile
+        self.objective.step, self.objective.seconds = self.step, self.seconds
+        with profile.part("crops"):
+            batch, levels = self._draw()
+        with profile.part("network and losses"):
+            outcome = self._outcome(batch)
+        terms, total = dict(outcome.terms), outcome.total
+        adversary = None
+        if outcome.image is not None and self.objective.has_begun("adversarial"):
+            adversary = self._use_adversary()
+            with profile.part("discriminator"):
+                total = total + self._against_adversary(adversary, outcome, terms)
+        rate = stage.rate(self.step, self.seconds)
         for group in self.optimizer.param_groups:
-            group["lr"] = self._rate() * group["part"]
+            group["lr"] = rate * group["part"]
         self.optimizer.zero_grad(set_to_none=True)
-        result.total.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
-        self.optimizer.step()
-        if self.step >= self.recipe.warmup_steps:
-            self.controller.update(level, result.bpp.cpu())
-        keep = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - keep)
+        with profile.part("backward"):
+            total.backward()
+        with profile.part("exchange"):
+            self.workers.average_gradients(self.trained)
+        with profile.part("optimiser"):
+            terms["gradient"] = nn.utils.clip_grad_norm_(self.trained, stage.gradient_clip)
+            self.optimizer.step()
+        if adversary is not None and outcome.image is not None and outcome.target is not None:
+            with profile.part("discriminator"):
+                terms["discriminator"] = self._train_adversary(adversary, outcome.image, outcome.target, rate)
+        with profile.part("average and logs"):
+            if outcome.bpp is not None:
+                terms["bpp"] = outcome.bpp.mean()
+                if self.step >= stage.warmup_steps:
+                    self.controller.update(levels, self.workers.gathered(outcome.bpp))
+            self._follow()
+            self._note(terms | {"total": total}, outcome.tokens)
         self.step += 1
-        return result
+
+    def _train_adversary(self, adversary: Adversary, image: Tensor, target: Tensor, rate: float) -> Tensor:
+        loss = adversary.losses(image, target)
+        adversary.optimizer.param_groups[0]["lr"] = rate * self.stage.adversarial_rate
+        adversary.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.workers.average_gradients(adversary.parameters)
+        adversary.optimizer.step()
+        return loss
 
     @torch.no_grad()
-    def validate(self) -> list[dict[str, float]]:
-        """Mean bpp, PSNR and LPIPS of the averaged weights on the validation photos, one row per level."""
-        rows = []
-        for level in range(self.recipe.model.levels):
-            sums = torch.zeros(4)
-            for photo in self.validation:
-                x = to_tensor(photo[None]).to(self.device)
-                out = self.averaged(x, torch.tensor([float(level)], device=self.device))
-                image, target = out.image.clamp(-1, 1) * 0.5 + 0.5, x * 0.5 + 0.5
-                bpp = float(out.quantised.bits.sum()) / (x.shape[2] * x.shape[3]) + token_bpp(self.averaged)
-                psnr = -10 * math.log10(float(F.mse_loss(image, target)))
-                distances = float(self.lpips(image, target)), float(self.judge(image, target))
-                sums += torch.tensor([bpp, psnr, *distances])
-            names = ("bpp", "psnr", "lpips_alex", "lpips_squeeze")
-            means = (sums / len(self.validation)).tolist()
-            rows.append({"step": self.step, "level": level, **dict(zip(names, means, strict=True))})
-        return rows
+    def _follow(self) -> None:
+        """Let the averaged weights follow."""
+        keep = min(self.stage.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - keep)
+        if self.stage.task == "vqgan" and self.teacher is not None and self.averaged_teacher is not None:
+            torch._foreach_lerp_(list(self.averaged_teacher.parameters()), list(self.teacher.parameters()), 1 - keep)
 
-    def run(self, *, save_seconds: float = 300.0, validate_seconds: float = 900.0, log_steps: int = 20) -> None:
-        """Train to the recipe's last step; prints one line for each `log_steps`."""
+    @torch.no_grad()
+    def _note(self, terms: dict[str, Tensor], tokens: Tensor | None) -> None:
+        """Add up what the log will show, on the device."""
+        self._sums += torch.stack([terms.get(name, self._zero).detach().float() for name in LOGGED])
+        self._summed += 1
+        if tokens is not None:
+            tokens = tokens.reshape(-1)
+            self.token_counts.index_add_(0, tokens, torch.ones_like(tokens))
+
+    # --- a run --------------------------------------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last stage has come to its end."""
+        last = self.stage_index == len(self.recipe.stages) - 1
+        return last and self.stage.is_over(self.step, self.seconds)
+
+    def run(
+        self,
+        *,
+        minutes: float | None = None,
+        save_seconds: float = 300.0,
+        validate_seconds: float = 900.0,
+        log_steps: int = 20,
+    ) -> bool:
+        """Train to the end of the last stage, or for `minutes` since this object was made; returns `is_over`.
+
+        What is reached is saved in either case, and when the process is asked to end by a signal. Prints one line for
+        each `log_steps`.
+        """
+        allowed = math.inf if minutes is None else 60 * minutes
         last_save = last_validation = time.monotonic()
-        window: list[Losses] = []
-        since, since_step = time.monotonic(), self.step
-        while self.step < self.recipe.steps:
-            window.append(self.train_step())
-            now = time.monotonic()
-            if self.step % log_steps == 0:
-                speed = (self.step - since_step) * self.recipe.batch / (now - since)
-                self._log(window, speed)
-                window, since, since_step = [], now, self.step
-            if now - last_save > save_seconds:
-                self.save()
-                last_save = now
-            if self.validation and now - last_validation > validate_seconds:
-                self._report(self.validate())
-                last_validation = since = time.monotonic()
-                since_step = self.step
+        with _signals() as asked:
+            while True:
+                if self.stage.is_over(self.step, self.seconds):
+                    self._finish_stage()
+                    if self.is_over:
+                        return True
+                    self._next_stage()
+                since, since_step = time.monotonic(), self.step
+                while not self.stage.is_over(self.step, self.seconds):
+                    before = time.monotonic()
+                    self.train_step()
+                    now = time.monotonic()
+                    if not self._untimed:
+                        self.seconds += now - before
+                    self._untimed = False
+                    ending = asked() or now - self._born + 2 * (now - before) + self._last_save_seconds > allowed
+                    self.seconds, stop, save, validate = self.workers.agreed(
+                        self.seconds, ending, now - last_save > save_seconds, now - last_validation > validate_seconds
+                    )
+                    if self.step % log_steps == 0:
+                        self._log((self.step - since_step) * self.stage.batch / (now - since))
+                        since, since_step = time.monotonic(), self.step
+                    if stop or save:
+                        self.save()
+                        last_save = time.monotonic()
+                    if stop:
+                        return self.is_over
+                    if validate and self.validation:
+                        self._report()
+                        last_validation = since = time.monotonic()
+                        since_step = self.step
+
+    def _finish_stage(self) -> None:
         self.save()
+        if len(self.recipe.stages) > 1 and self.workers.leads:
+            shutil.copyfile(self.out / "state.pt", self.out / f"stage-{self.stage_index + 1}.pt")
         if self.validation:
-            self._report(self.validate())
+            self._report()
 
-    def _log(self, window: list[Losses], images_per_second: float) -> None:
-        mean = {
-            k: float(torch.stack([getattr(w, k).detach() for w in window]).mean())
-            for k in ("total", "mse", "lpips", "bpp")
-        }
-        left = (self.recipe.steps - self.step) * self.recipe.batch / max(images_per_second, 1e-6)
-        lambdas = [round(v, 3) for v in self.controller.log_lambda.exp().tolist()]
-        row = {"step": self.step, **mean, "psnr": -10 * math.log10(mean["mse"]), "images_per_second": images_per_second}
-        _append(self.out / "log.csv", row)
-        print(
-            f"step {self.step}/{self.recipe.steps}  loss {mean['total']:.4f}  psnr {row['psnr']:.2f} dB  "
-            f"lpips {mean['lpips']:.4f}  bpp {mean['bpp']:.4f}  lambda {lambdas}  "
-            f"{images_per_second:.1f} images/s  {left / 60:.0f} min left",
-            flush=True,
-        )
+    def profiled(self, steps: int = PROFILED_STEPS) -> str:
+        """Train `steps` steps for nothing but a table of where their time goes."""
+        for _ in range(UNTIMED_STEPS):
+            self.train_step()
+        self.profile.on = True
+        for _ in range(steps):
+            self.train_step()
+        self.profile.on = False
+        return self.profile.table(steps)
 
-    def _report(self, rows: list[dict[str, float]]) -> None:
-        for row in rows:
-            _append(self.out / "validation.csv", row)
-            print("  ".join(f"{k} {v:.4g}" for k, v in row.items()), flush=True)
+    def _log(self, images_per_second: float) -> None:
+        means = (self.workers.mean(self._sums) / max(1, self._summed)).tolist()
+        self._sums.zero_()
+        self._summed = 0
+        mean = dict(zip(LOGGED, means, strict=True))
+        if not all(map(math.isfinite, means)):
+            raise ModelError(f"{self.out}: losses are no numbers any more; state.pt is from before that")
+        if not self.workers.leads:
+            return
+        stage, psnr = self.stage, watch.psnr(mean["mse"])
+        lambdas = self.controller.log_lambda.exp().tolist()
+        row: dict[str, float | str] = {"step": self.steps_before + self.step, **mean}
+        row |= {"psnr": psnr if mean["mse"] else "", "images_per_second": images_per_second, "stage": stage.stage}
+        row |= {"learning_rate": stage.rate(self.step, self.seconds), "seconds": self.seconds}
+        row |= {f"lambda_{i}": value for i, value in enumerate(lambdas)}
+        watch.append(self.out / "log.csv", row)
+        if stage.steps:
+            left, of = (stage.steps - self.step) * stage.batch / max(images_per_second, 1e-6), f"/{stage.steps}"
+        else:
+            left, of = 60 * stage.total_minutes - self.seconds, ""
+        words = [f"step {self.step}{of}", f"loss {mean['total']:.4f}"]
+        words += [f"psnr {psnr:.2f} dB"] if mean["mse"] else []
+        words += [f"{name} {mean[name]:.4f}" for name in TERMS[2:] if mean[name]]
+        words += [f"lambda {[round(v, 3) for v in lambdas]}", f"{images_per_second:.1f} images/s"]
+        print("  ".join([*words, f"{left / 60:.0f} min left"]), flush=True)
+
+    def _report(self) -> None:
+        """Evaluate, and write what that found; the other processes wait for the first one."""
+        counts = self.workers.total(self.token_counts).clone()
+        self.token_counts.zero_()
+        with self.workers.first_then_rest():
+            if not self.workers.leads:
+                return
+            rows, pictures, captions = self.validate()
+            step = self.steps_before + self.step
+            for row in rows:
+                watch.append(self.out / "validation.csv", {"step": step, **row})
+                print("  ".join(f"{k} {v:.4g}" for k, v in ({"step": step} | row).items()), flush=True)
+            used = watch.token_statistics(counts)
+            watch.append(self.out / "tokens.csv", {"step": step, **used})
+            print(
+                f"of {len(counts)} codes {used['dead_codes']:.0f} unused in {used['tokens']:.0f} tokens, "
+                f"perplexity {used['perplexity']:.0f}",
+                flush=True,
+            )
+            watch.sheet(self.out / "sheet.jpg", pictures, captions)
+            watch.draw(self.out)
+
+    def validate(self) -> tuple[list[dict[str, float]], list[list[Tensor]], list[str]]:
+        """What `evaluate` says of the averaged weights on the validation photos."""
+        assert self.judge is not None
+        nets: dict[str, Distance] = {"lpips_alex": self.perceptual.load("lpips"), "lpips_squeeze": self.judge}
+        return evaluate(self.averaged, self.averaged_teacher, self.stage.task, self.validation, nets, self.device)
 
 
-def _append(path: Path, row: dict[str, float]) -> None:
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(row))
-        if fresh:
-            writer.writeheader()
-        writer.writerow(row)
+@contextmanager
+def _signals() -> Iterator[Any]:
+    """A function that says whether the process was asked to end; a second signal ends it at once."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
+        yield lambda: bool(asked)
+        return
+    usual: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(number, usual[number] or signal.SIG_DFL)
+
+    for number in usual:
+        signal.signal(number, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler or signal.SIG_DFL)

@@ -2,13 +2,113 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from dlfc.errors import ModelError
 from dlfc.model.config import DLFConfig
+
+TASKS = ("pixels", "latent", "tokens", "vqgan")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run with settings of its own. It ends after `steps` or, where that is 0, after `total_minutes`.
+
+    A `..._start` is a number of steps or, below 1, a part of the stage.
+    """
+
+    stage: str = "all"  # its name
+    task: str = "pixels"  # what is compared: pictures, latents with those of a VQGAN, the same of tokens alone, a VQGAN
+    steps: int = 0
+    total_minutes: float = 0.0  # of training itself, without evaluation and compilation
+    learn: tuple[str, ...] = ("",)  # parameters whose names begin so are trained
+    freeze: tuple[str, ...] = ()  # but not these
+
+    # data
+    batch: int = 8  # of all devices together
+    crop_px: int = 256
+    scales: tuple[float, ...] = (1.0,)  # photos are held at these scales, where they are still as large as a crop
+
+    # optimiser
+    learning_rate: float = 5e-4
+    betas: tuple[float, ...] = (0.9, 0.98)
+    base_rate: float = 0.02  # learning rate of the parts that start from data, as a part of the others'
+    warmup_steps: int = 100
+    final_rate: float = 0.02  # learning rate at the end, as a part of the first
+    ema: float = 0.998
+    gradient_clip: float = 1.0
+    compile: bool = False  # by torch.compile: slow to start, then faster on a GPU
+
+    # losses of pictures in [0, 1]
+    mse_weight: float = 20.0
+    l1_weight: float = 0.0
+    lpips_weight: float = 1.0
+    lpips_start: float = 0.0
+    vgg_weight: float = 0.0  # of the first two blocks of VGG16
+    vgg_start: float = 0.0
+    inception_weight: float = 0.0
+    inception_start: float = 0.0
+    adversarial_weight: float = 0.0
+    adversarial_start: float = 0.0
+    adversarial_adaptive: bool = False  # times the ratio of gradients at the last layer, as published
+    adversarial_rate: float = 1.0  # learning rate of the discriminator, as a part of the model's
+    matching_weight: float = 0.0  # of the discriminator's features, while it is in use
+    spectral_norm: bool = False  # in the discriminator, in place of GroupNorm
+    base_weight: float = 5.0  # of the mean squared error of the linear base, which keeps it a picture
+    token_weight: float = 10.0  # of the same error of the token picture: it keeps tokens telling regions apart
+    commitment_weight: float = 0.02  # small: alone, this loss is least when all tokens are the same
+
+    # losses of latents, against what a VQGAN makes of the photo
+    latent_weight: float = 1.0
+    index_weight: float = 0.25  # of the cross-entropy of the mixture's weights
+
+    # rate
+    first_lambda: float = 5.0  # of bits per pixel, before the controller has steered it
+    controller_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        """Refuse what makes no stage, with ValueError."""
+        if self.task not in TASKS:
+            raise ValueError(f"task {self.task!r}; there are: {', '.join(TASKS)}")
+        if (self.steps > 0) == (self.total_minutes > 0):
+            raise ValueError("a stage needs either steps or total_minutes")
+        if self.batch < 1 or self.crop_px < 1:
+            raise ValueError("batch and crop_px must be at least 1")
+        if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError("scales must be above 0 and at most 1")
+        if len(self.betas) != 2:
+            raise ValueError("betas must be two numbers")
+        if self.compile and self.adversarial_adaptive:
+            raise ValueError("adversarial_adaptive looks inside the network, which compile forbids")
+
+    def progress(self, step: int, seconds: float) -> float:
+        """The part of the stage that is done, 0 to 1, after `step` steps and `seconds` of training."""
+        if self.steps:
+            return min(1.0, max(0.0, (step - self.warmup_steps) / max(1, self.steps - self.warmup_steps)))
+        return min(1.0, seconds / (60 * self.total_minutes))
+
+    def is_over(self, step: int, seconds: float) -> bool:
+        """Whether the stage has had its steps or its minutes."""
+        return step >= self.steps if self.steps else seconds >= 60 * self.total_minutes
+
+    def rate(self, step: int, seconds: float) -> float:
+        """The learning rate: a linear rise, then half a cosine."""
+        if step < self.warmup_steps:
+            return self.learning_rate * (step + 1) / self.warmup_steps
+        part = self.progress(step, seconds)
+        return self.learning_rate * (self.final_rate + (1 - self.final_rate) * 0.5 * (1 + math.cos(math.pi * part)))
+
+    def has_begun(self, start: float, step: int, seconds: float) -> bool:
+        """Whether a loss with this `..._start` counts."""
+        return step >= start if start >= 1 else self.progress(step, seconds) >= start
+
+    def learns(self, parameter: str) -> bool:
+        """Whether the parameter of this name is trained."""
+        return parameter.startswith(self.learn) and not parameter.startswith(self.freeze)
 
 
 @dataclass(frozen=True)
@@ -18,36 +118,43 @@ class Recipe:
     name: str
     model: DLFConfig
     target_bpp: tuple[float, ...]  # one per rate level, tokens and detail together, container left out
-    steps: int
-    batch: int = 8
-    crop_px: int = 256
+    stages: tuple[Stage, ...]
     seed: int = 0
-    learning_rate: float = 5e-4
-    base_rate: float = 0.02  # learning rate of the parts that start from data, as a part of the others'
-    warmup_steps: int = 100
-    final_rate: float = 0.02  # learning rate at the end, as a part of the first
-    ema: float = 0.998
-    gradient_clip: float = 1.0
-    mse_weight: float = 20.0  # of the mean squared error of pixels in [0, 1]
-    lpips_weight: float = 1.0
-    base_weight: float = 5.0  # of the mean squared error of the linear base, which keeps it a picture
-    token_weight: float = 10.0  # of the same error of the token picture: it keeps tokens telling regions apart
-    commitment_weight: float = 0.02  # small: alone, this loss is least when all tokens are the same
-    first_lambda: float = 5.0  # of bits per pixel, before the controller has steered it
-    controller_rate: float = 0.01
     warmstart_crops: int = 3000
+
+    def __post_init__(self) -> None:
+        """Refuse levels without a target, and crops that are no whole tiles, with ValueError."""
+        if len(self.target_bpp) != self.model.levels:
+            raise ValueError(f"{self.model.levels} rate levels need as many target_bpp")
+        if not self.stages:
+            raise ValueError("no stages")
+        if any(stage.crop_px % self.model.tile_px for stage in self.stages):
+            raise ValueError(f"crop_px must be a multiple of a tile, {self.model.tile_px}")
+        if self.model.base_components and any(stage.task != "pixels" for stage in self.stages):
+            raise ValueError(
+                "a network with a linear base learns pixels only: its generator adds to the base's picture"
+            )
+
+
+_OF_RUN = {field.name for field in fields(Recipe)} - {"model", "stages"}
 
 
 def load_recipe(path: Path) -> Recipe:
-    """The recipe in a TOML file; ModelError names what does not fit."""
+    """The recipe in a TOML file; ModelError names what does not fit.
+
+    Fields of a stage that stand before all tables hold for every stage; each table `[[stages]]` overrides some. Without
+    such tables there is one stage.
+    """
     try:
-        fields = tomllib.loads(path.read_text())
-        model = DLFConfig.from_dict(fields.pop("model"))
-        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-        recipe = Recipe(**values, model=model)
-        targets = len(recipe.target_bpp)
+        values = {k: _frozen(v) for k, v in tomllib.loads(path.read_text()).items()}
+        model = DLFConfig.from_dict(values.pop("model"))
+        tables = values.pop("stages", ({},))
+        of_run = {k: values.pop(k) for k in _OF_RUN & values.keys()}
+        stages = tuple(Stage(**values | {k: _frozen(v) for k, v in table.items()}) for table in tables)
+        return Recipe(model=model, stages=stages, **of_run)
     except (tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: not a training recipe: {error}") from error
-    if targets != model.levels:
-        raise ModelError(f"{path}: {model.levels} rate levels need as many target_bpp")
-    return recipe
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

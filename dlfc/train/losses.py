@@ -1,0 +1,193 @@
+"""What each task of a stage compares: pictures end to end, latents with a VQGAN's, or the VQGAN's own pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dlfc.model.dlf import DLF, Reconstruction
+from dlfc.train import vqgan
+from dlfc.train.perceptual import NAMES, Perceptual
+from dlfc.train.recipe import Stage
+
+JITTER_PX = 8  # random margin cut before features, so that no texture can lock to the stride of their first layers
+TOKEN_SHARPNESS = 150.0  # of the softmax over codes: the cosines of neighbouring codes differ by about 0.01
+
+# What a log names, in this order; a task leaves out what it does not compute.
+_OF_TASKS = ("total", "mse", "lpips", "bpp", "l1", "vgg", "inception", "latent", "index", "codebook")
+TERMS = (*_OF_TASKS, "adversarial", "matching", "discriminator")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step's draw: `x` B 3 H W in [-1, 1], `level` B, `weight` B of the bits per pixel, and a margin to cut."""
+
+    x: Tensor
+    level: Tensor
+    weight: Tensor
+    margin: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task made of a batch.
+
+    `total` is to be minimised; `pictures` is the part of it that compares pictures. `terms` are for the log.
+    """
+
+    total: Tensor
+    terms: dict[str, Tensor]
+    pictures: Tensor | None = None
+    image: Tensor | None = None  # in [0, 1], with gradients, for a discriminator
+    target: Tensor | None = None
+    bpp: Tensor | None = None  # of each sample
+    tokens: Tensor | None = None
+
+
+class Objective:
+    """The losses of a stage; `step` and `seconds` say which of them have begun."""
+
+    def __init__(self, stage: Stage, perceptual: Perceptual) -> None:
+        self.stage, self.perceptual = stage, perceptual
+        self.step, self.seconds = 0, 0.0
+        for name in NAMES:
+            if getattr(stage, f"{name}_weight") and getattr(stage, f"{name}_start") == 0:
+                perceptual.load(name, stage.compile)  # a missing file should show at once
+
+    def has_begun(self, name: str) -> bool:
+        """Whether the loss `name` has a weight and its time has come."""
+        start = getattr(self.stage, f"{name}_start")
+        return getattr(self.stage, f"{name}_weight") > 0 and self.stage.has_begun(start, self.step, self.seconds)
+
+    def compare(self, image: Tensor, target: Tensor, margin: tuple[int, int]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted distance of pictures in [0, 1], and its terms."""
+        stage = self.stage
+        mse = F.mse_loss(image, target)
+        total, terms = stage.mse_weight * mse, {"mse": mse}
+        if stage.l1_weight:
+            terms["l1"] = F.l1_loss(image, target)
+            total = total + stage.l1_weight * terms["l1"]
+        near, far = _cut(image, margin), _cut(target, margin)
+        for name in NAMES:
+            if self.has_begun(name):
+                terms[name] = self.perceptual.distance(name, near, far, stage.compile)
+                total = total + getattr(stage, f"{name}_weight") * terms[name]
+        return total, terms
+
+    def of_pixels(self, call: Callable[[Tensor, Tensor], Reconstruction], model: DLF, batch: Batch) -> Outcome:
+        """End to end: `call` is the whole `model`, compiled or not."""
+        stage, x = self.stage, batch.x
+        with torch.autocast(x.device.type, torch.bfloat16):
+            out = call(x, batch.level)
+        target, image = x * 0.5 + 0.5, out.image.float() * 0.5 + 0.5
+        pictures, terms = self.compare(image, target, batch.margin)
+        bpp = out.quantised.bits.flatten(1).sum(1) / (x.shape[2] * x.shape[3])
+        unit = F.normalize(out.token_inputs.float(), dim=-1)
+        terms["codebook"] = codebook_loss(model, unit, out.tokens, stage.commitment_weight)
+        total = pictures + (batch.weight * bpp).mean() + terms["codebook"]
+        if out.base is not None and model.base is not None:
+            # What a loss on the finished picture says about tokens is too little to keep them apart: without one on the
+            # picture that tokens alone would give, more and more regions take the same few codes.
+            nearness = torch.softmax(TOKEN_SHARPNESS * unit @ F.normalize(model.codebook.entries, dim=-1).T, -1)
+            soft = model.base.soft_token_image(nearness, x.shape[2], x.shape[3])
+            total = total + stage.base_weight * F.mse_loss(out.base * 0.5 + 0.5, target)
+            total = total + stage.token_weight * F.mse_loss(soft * 0.5 + 0.5, target)
+        spent = (bpp + token_bpp(model)).detach()
+        return Outcome(total, terms, pictures, image, target, spent, out.tokens)
+
+    def of_latents(
+        self, call: Callable[[Tensor, Tensor], Latents], model: DLF, encoder: vqgan.VqganEncoder, batch: Batch
+    ) -> Outcome:
+        """Before the generator: the mixed latent against the VQGAN's, its weights against the index of that."""
+        stage, x = self.stage, batch.x
+        with torch.no_grad():
+            aim = vqgan.quantise(encoder, model.mixture, x)
+        with torch.autocast(x.device.type, torch.bfloat16):
+            out = call(x, batch.level)
+        logits = out.logits.float().permute(0, 3, 1, 2)
+        unit = F.normalize(out.token_inputs.float(), dim=-1)
+        terms = {
+            "latent": F.mse_loss(out.latent.float(), aim.latent),
+            "index": F.cross_entropy(logits, aim.index),
+            "codebook": codebook_loss(model, unit, out.tokens, stage.commitment_weight),
+        }
+        total = stage.latent_weight * terms["latent"] + stage.index_weight * terms["index"] + terms["codebook"]
+        spent = None
+        if out.bits is not None:
+            bpp = out.bits.flatten(1).sum(1) / (x.shape[2] * x.shape[3])
+            total = total + (batch.weight * bpp).mean()
+            spent = (bpp + token_bpp(model)).detach()
+        return Outcome(total, terms, bpp=spent, tokens=out.tokens)
+
+    def of_vqgan(self, encoder: vqgan.VqganEncoder, model: DLF, batch: Batch) -> Outcome:
+        """The VQGAN alone."""
+        made, coded = vqgan.reconstruct(encoder, model, batch.x)
+        target, image = batch.x * 0.5 + 0.5, made.float() * 0.5 + 0.5
+        pictures, terms = self.compare(image, target, batch.margin)
+        terms["codebook"] = coded.distance
+        return Outcome(pictures + coded.distance, terms, pictures, image, target, tokens=coded.index)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What the network makes of a batch before its generator; `bits` is None for tokens alone."""
+
+    tokens: Tensor
+    token_inputs: Tensor
+    logits: Tensor
+    latent: Tensor
+    bits: Tensor | None
+
+
+def latents(model: DLF, x: Tensor, level: Tensor, *, with_detail: bool) -> Latents:
+    """The way of `x` B 3 H W through `model` up to the fused latent, where the detail branch may stay silent."""
+    z, detail = model.analyse_tokens(x)
+    tokens = model.codebook.nearest(z.float()).view(z.shape[:2])
+    unit = F.normalize(z.float(), dim=-1)
+    vectors = unit + (model.codebook.lookup(tokens) - unit).detach()
+    bits = None
+    if with_detail:
+        y = model.analyse_detail(x, detail, tokens, level)
+        with torch.autocast(x.device.type, enabled=False):
+            quantised = model.bottleneck.quantise(y, level)
+            coded = quantised.values * quantised.step
+        bits, detail_hat = quantised.bits, model.bottleneck.synthesise(coded, level)
+    else:
+        detail_hat = torch.zeros_like(detail)
+    _, _, logits, latent = model.fuse(vectors, detail_hat)
+    return Latents(tokens, z, logits, latent, bits)
+
+
+def codebook_loss(model: DLF, unit: Tensor, tokens: Tensor, commitment_weight: float) -> Tensor:
+    """Pulls unit vectors `unit` to their codes by `commitment_weight`, and the codes to them."""
+    codes = model.codebook.lookup(tokens)
+    return commitment_weight * _distance(unit, codes.detach()) + _distance(unit.detach(), codes)
+
+
+def _distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared distance of vectors in the last dimension."""
+    return (a - b).square().sum(-1).mean()
+
+
+def token_bpp(model: DLF) -> float:
+    """What tokens cost at a flat rate, in bits per pixel."""
+    config = model.config
+    return config.tokens_per_tile * math.log2(config.codebook_size) / config.tile_px**2
+
+
+def _cut(image: Tensor, margin: tuple[int, int]) -> Tensor:
+    """The picture without `margin` rows and columns at its start.
+
+    On a GPU always of the same size, for which kernels are chosen and compiled once.
+    """
+    top, left = margin
+    if not image.is_cuda:
+        return image[:, :, top:, left:]
+    height, width = image.shape[2] - JITTER_PX, image.shape[3] - JITTER_PX
+    part = image[:, :, top : top + height, left : left + width]
+    return part.contiguous(memory_format=torch.channels_last)
