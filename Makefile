@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard native/*.c native/*.h native/*.py)
 
-.PHONY: help install demo test lint bench sanitize clean
+.PHONY: help install demo test lint bench sanitize fuzz clean
 
 help:
 	@sed -n '1,2s/^# //p; s/^\([a-z]*\):.*## \(.*\)/  make \1: \2/p' Makefile
@@ -45,6 +45,24 @@ sanitize: ## round trips and garbage through the C coder under ASan and UBSan
 	$(CC) -std=c99 -g -O1 -Wall -Wextra -Wconversion -Werror -fsanitize=address,undefined -fno-sanitize-recover=all \
 		native/check_coder.c native/dlfc_range_coder.c -o build/check_coder
 	build/check_coder 20000
+
+# With clang the coder is fuzzed by libFuzzer, else by the same program on random input, both under the sanitizers.
+FUZZ_SECONDS ?= 60
+FUZZ_CODER := build/fuzz_coder
+SANITIZED := -std=c99 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all
+
+fuzz: $(STAMP) ## hostile input to coder, container and program, FUZZ_SECONDS each (60)
+	@mkdir -p build/fuzz_corpus
+	if command -v clang >/dev/null; then \
+		clang $(SANITIZED) -fsanitize=fuzzer -DDLFC_LIBFUZZER native/fuzz_decoder.c native/dlfc_range_coder.c -o $(FUZZ_CODER) \
+		&& $(FUZZ_CODER) -max_total_time=$(FUZZ_SECONDS) build/fuzz_corpus tests/fuzz/corpus/coder; \
+	else \
+		$(CC) $(SANITIZED) native/fuzz_decoder.c native/dlfc_range_coder.c -o $(FUZZ_CODER) \
+		&& $(FUZZ_CODER) tests/fuzz/corpus/coder/* \
+		&& { timeout $(FUZZ_SECONDS) $(FUZZ_CODER) || [ $$? -eq 124 ]; }; \
+	fi
+	DLFC_FUZZ_EXAMPLES=$$((100 * $(FUZZ_SECONDS))) $(BIN)/python -m pytest tests/fuzz/fuzz_container.py
+	$(BIN)/python tests/fuzz/mutate.py --files 1000000000 --seconds $(FUZZ_SECONDS) --seed $$(date +%s)
 
 clean: ## remove what was built, but not .venv
 	rm -rf build out dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
