@@ -107,13 +107,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _usage(arguments: list[str], problem: str) -> int:
     name = PROGRAM
-    known = app
+    known: typer.Typer | None = app
     for word in arguments[:2]:
-        groups = {group.name: group.typer_instance for group in known.registered_groups}
-        if word not in groups.keys() | {command.name for command in known.registered_commands}:
+        groups = {group.name: group.typer_instance for group in known.registered_groups} if known else {}
+        if known is None or word not in groups.keys() | {command.name for command in known.registered_commands}:
             break
         name = f"{name} {word}"
-        known = groups.get(word, typer.Typer())
+        known = groups.get(word)
     problem = problem[:1].lower() + problem[1:].rstrip(".")
     say(f"{name}: {problem}; try '{name} --help'")
     return EXIT_USAGE

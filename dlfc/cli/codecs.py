@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Literal
 
@@ -24,6 +25,8 @@ class Codecs:
 
         Raises ModelError.
         """
+        # torch reads this when it is loaded: large tensors in large pages, which some systems hand out much faster.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         from dlfc.codec import Codec
 
         key = self._model if self._model is not None else model_id

@@ -42,9 +42,11 @@ class _Branches(nn.Module):
         x = torch.cat([head, cells], 1) + self.position
         return self.norm_in(torch.cat([x, tokens + self.token_position], 1))
 
-    def _run(self, semantic: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
+    def _run(self, semantic: Tensor, detail: Tensor, last: int = 0) -> tuple[Tensor, Tensor]:
+        """All layers; of the semantic positions only the `last` ones are needed then, or all."""
         for i, layer in enumerate(self.layers):
-            semantic = layer(semantic)
+            needed = last if i == len(self.layers) - 1 and str(i) not in self.exchanges else 0
+            semantic = layer(semantic, needed)
             if str(i) in self.exchanges:
                 semantic, detail = self.exchanges[str(i)](semantic, detail)
                 detail = self.refinements[str(i)](detail)
@@ -73,7 +75,7 @@ class Encoder(_Branches):
         detail = self.detail_in(self.to_detail(patches))
         cells = cut_tiles(patches, self.config.grid)
         semantic = self._sequence(cells, self.latent_tokens.expand(len(cells), -1, -1))
-        semantic, detail = self._run(semantic, detail)
+        semantic, detail = self._run(semantic, detail, last=self.config.tokens_per_tile)
         latent = self.norm_out(semantic[:, -self.config.tokens_per_tile :])  # T 32 width
         if self.config.published_reshape:
             t, n, width = latent.shape

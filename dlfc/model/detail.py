@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlfc.model.linear import Linear
+from dlfc.model.linear import Linear, attend
 from dlfc.model.vit import Mlp, cut_tiles, join_tiles
 
 
@@ -67,10 +66,10 @@ class WindowAttention(nn.Module):
         tiles = cut_tiles(x, self.window)
         t, n, _ = tiles.shape
         q, k, v = self.qkv(tiles).view(t, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        bias = self._bias(h // self.window, w // self.window).to(q.dtype)
+        bias = self._bias(h // self.window, w // self.window)
         if 1 < bias.shape[0] < t:
             bias = bias.repeat(b, 1, 1, 1)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)  # tiles heads n head_dim
+        mixed = attend(q, k, v, bias)  # tiles heads n head_dim
         x = join_tiles(self.out(mixed.transpose(1, 2).reshape(t, n, c)), self.window, h, w)
         return torch.roll(x, (shift, shift), (1, 2)) if shift else x
 

@@ -14,6 +14,7 @@ from dlfc.model.bottleneck import Bottleneck, Quantised
 from dlfc.model.branches import Decoder, Encoder
 from dlfc.model.config import DLFConfig
 from dlfc.model.generator import Fusion, Generator
+from dlfc.model.linear import Linear
 from dlfc.model.vit import random_parameter
 
 Part = Literal["encode", "decode", "both"]
@@ -77,6 +78,22 @@ class DLF(nn.Module):
         elif part == "decode":
             del self.encoder
             del self.bottleneck.encode_gain, self.bottleneck.encode_in, self.bottleneck.encode_out
+
+    def put(self, name: str, value: Tensor) -> None:
+        """Set a parameter to a copy of `value`, in 16 bits in linear layers and inside the generator.
+
+        What quantises, and what leaves the network, stays in 32 bits. Raises ValueError for another shape.
+        """
+        owner, _, leaf = name.rpartition(".")
+        module = self.get_submodule(owner)
+        if value.shape != getattr(module, leaf).shape:
+            raise ValueError(f"{name} has shape {list(value.shape)}, not {list(getattr(module, leaf).shape)}")
+        if isinstance(module, Linear) and leaf == "weight":
+            module.pack(value)
+            return
+        if isinstance(module, nn.Conv2d) and name.startswith("generator.") and owner != "generator.conv_out":
+            value = value.bfloat16()
+        setattr(module, leaf, nn.Parameter(value.clone(), requires_grad=False))
 
     def analyse_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`x` B 3 H W in [-1, 1], sides multiples of a tile -> token inputs T 32 token_dim, detail features."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from dlfc.model import strips
 from dlfc.model.config import DLFConfig
 from dlfc.model.detail import swin_run
-from dlfc.model.linear import Linear
+from dlfc.model.linear import Linear, attend
 
 
 class Fusion(nn.Module):
@@ -82,7 +82,7 @@ class MapAttention(nn.Module):
         y = self.qkv(self.norm(x).to(self.qkv.weight.dtype)).flatten(2).mT  # B HW 3C
         # With channels last in memory torch's attention never holds all pairs of cells, which would be HW x HW.
         q, k, v = (part.contiguous()[:, None] for part in y.chunk(3, 2))
-        mixed = F.scaled_dot_product_attention(q, k, v)  # B 1 HW C
+        mixed = attend(q, k, v)  # B 1 HW C
         return x + self.out(mixed.mT.reshape(b, c, h, w)).to(x.dtype)
 
 
@@ -150,10 +150,11 @@ class Generator(nn.Module):
         return x if base is None else x.float() + base
 
     def _in_strips(self, latent: Tensor, base: Tensor | None) -> Tensor:
-        x = self.conv_in(self.post_quant(latent)).contiguous(memory_format=torch.channels_last)
+        kind = self.conv_in.weight.dtype
+        x = self.conv_in(self.post_quant(latent.to(kind))).float().contiguous(memory_format=torch.channels_last)
         for i, level in enumerate((self.mid, *self.levels)):
             if i == len(self.levels) and self.base_in is not None and base is not None:
-                x += self.base_in(F.pixel_unshuffle(base, self.output_patch_px))
+                x += self.base_in(F.pixel_unshuffle(base, self.output_patch_px).to(kind))
             for block in level:
                 x = block(x) if isinstance(block, MapAttention) else block.in_strips(x)
         x = F.pixel_shuffle(strips.convolve(x, self.conv_out, self.norm_out).float(), self.output_patch_px)

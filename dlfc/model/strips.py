@@ -32,7 +32,9 @@ def convolve(x: Tensor, conv: nn.Conv2d, norm: nn.Module | None = None, add_to: 
         part = x[:, :, max(top - halo, 0) : bottom + halo]
         if affine is not None:
             part = _activate(part, *affine)
-        part = F.pad(part.to(conv.weight.dtype), (0, 0, halo * (top == 0), halo * (bottom == h)))
+        part = part.to(conv.weight.dtype)
+        if halo and (top == 0 or bottom == h):
+            part = F.pad(part, (0, 0, int(top == 0), int(bottom == h)))
         y = F.conv2d(part, conv.weight, conv.bias, padding=(0, halo))
         if add_to is None:
             out[:, :, top:bottom] = y

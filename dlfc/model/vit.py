@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlfc.model.linear import Linear
+from dlfc.model.linear import Linear, attend
 
 _MLP_ROWS = 4096  # positions that an MLP widens at a time when no gradients are kept: its inside is the largest tensor
 
@@ -26,11 +25,12 @@ class Attention(nn.Module):
         self.qkv = Linear(dim, 3 * dim)
         self.out = Linear(dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, last: int = 0) -> Tensor:
+        """`B N C` -> `B N C`, or only the `last` of the N positions."""
         b, n, c = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v)  # B heads N head_dim
-        return self.out(mixed.transpose(1, 2).reshape(b, n, c))
+        mixed = attend(q[:, :, -last:], k, v)  # B heads N head_dim
+        return self.out(mixed.transpose(1, 2).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -58,8 +58,9 @@ class VitBlock(nn.Module):
         self.norm_mlp = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, 4 * dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm_attention(x))
+    def forward(self, x: Tensor, last: int = 0) -> Tensor:
+        """`B N C` -> `B N C`, or only the `last` of the N positions."""
+        x = x[:, -last:] + self.attention(self.norm_attention(x), last)
         return x + self.mlp(self.norm_mlp(x))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -94,11 +96,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def load(entry: ModelEntry, device: torch.device, part: Part = "both") -> LoadedModel:
+def load(entry: ModelEntry, device: torch.device, part: Part = "both", *, packed: bool = False) -> LoadedModel:
     """Read a model onto `device`, or the half that `part` names, and check that it is the one described.
 
-    On the CPU, weights of 32 bits stay in the file, which is mapped into memory. Raises ModelError if the file is
-    missing, damaged, of another shape or not the described one.
+    On the CPU, weights of 32 bits stay in the file, which is mapped into memory; with `packed` they become 16 bits
+    wide where that is faster (see `DLF.put`). Raises ModelError if the file is missing, damaged, of another shape or
+    not the described one.
     """
     header = weights_file.read_header(entry.weights)
     try:
@@ -111,22 +114,45 @@ def load(entry: ModelEntry, device: torch.device, part: Part = "both") -> Loaded
     del network.bottleneck.prior
     if part != "both":
         network.keep_half(part)
+    network_names = [f"network.{name}" for name in network.state_dict()]
     names = [name for name in header.tensors if not name.startswith("network.")]
-    names += [f"network.{name}" for name in network.state_dict()]
-    weights_file.check(entry, header, names)
+    weights_file.check(entry, header, names if packed else [*names, *network_names])
     try:
         with safe_open(entry.weights, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in names}
+            tensors = {name: file.get_tensor(name) for name in (names if packed else [*names, *network_names])}
     except (SafetensorError, OSError) as error:  # a tensor is missing, or the file has changed
         raise ModelError(f"{entry.weights}: not a weights file of dlfc: {error}") from error
     try:
         check_integers(_select(tensors, "prior."), prior)
-        network.load_state_dict({k: v.float() for k, v in _select(tensors, "network.").items()}, assign=True)
+        if packed:
+            _pack(entry, header, network, network_names)
+        else:
+            network.load_state_dict({k: v.float() for k, v in _select(tensors, "network.").items()}, assign=True)
         network.requires_grad_(False)
         return _complete(entry, network.eval().to(device), tensors, device, part)
     except (ModelError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())  # torch explains itself in many lines
         raise ModelError(f"{entry.weights}: the tensors do not make a model: {reason}") from error
+
+
+def _pack(entry: ModelEntry, header: weights_file.Header, network: DLF, names: Sequence[str]) -> None:
+    """Fill the network from the file with two threads, each holding one tensor in 32 bits at a time."""
+    own = threading.local()
+
+    def put(name: str) -> None:
+        stored = header.tensors[name]
+        buffer = own.__dict__.setdefault("buffer", bytearray())
+        if weights_file.read(entry.weights, stored, buffer) != header.digests[name]:
+            raise ModelError(f"tensor {name!r} is damaged; install the model anew")
+        kind, count = getattr(torch, stored.kind.removeprefix("torch.")), math.prod(stored.shape)
+        with torch.inference_mode():
+            value = torch.frombuffer(buffer, dtype=kind, count=count).view(stored.shape)
+            network.put(name.removeprefix("network."), value.float())
+        del value  # a buffer that is looked at cannot grow
+
+    with ThreadPoolExecutor(2) as pool:
+        for _ in pool.map(put, sorted(names, key=lambda name: header.tensors[name].start)):
+            pass
 
 
 def _select(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,12 +98,30 @@ def check(entry: ModelEntry, header: Header, names: Iterable[str] | None = None)
 
 def digest(path: Path, tensor: StoredTensor) -> str:
     """SHA-256 over type, shape and little-endian bytes of a tensor in a file; see `dlfc.zoo.store.digest`."""
+    return _digest(tensor, _chunks(path, tensor, bytearray(_CHUNK_BYTES)))
+
+
+def read(path: Path, tensor: StoredTensor, buffer: bytearray) -> str:
+    """Read the bytes of a tensor to the beginning of `buffer`, which is made longer if need be; its digest."""
+    missing = tensor.end - tensor.start - len(buffer)
+    if missing > 0:
+        buffer.extend(bytes(missing))
+    return _digest(tensor, _chunks(path, tensor, buffer))
+
+
+def _digest(tensor: StoredTensor, chunks: Iterator[memoryview]) -> str:
     total = hashlib.sha256(f"{tensor.kind} {list(tensor.shape)}\n".encode())
-    left = tensor.end - tensor.start
-    buffer = memoryview(bytearray(min(_CHUNK_BYTES, left)))
+    for chunk in chunks:
+        total.update(chunk)
+    return total.hexdigest()
+
+
+def _chunks(path: Path, tensor: StoredTensor, buffer: bytearray) -> Iterator[memoryview]:
+    """Read a tensor into `buffer`, from its beginning again when it is full, and give what each read brought."""
+    left, at, view = tensor.end - tensor.start, 0, memoryview(buffer)
     with path.open("rb", buffering=0) as file:
         file.seek(tensor.start)
-        while left and (count := file.readinto(buffer[: min(left, len(buffer))])):
-            total.update(buffer[:count])
+        while left and (count := file.readinto(view[at : at + min(left, _CHUNK_BYTES)])):
+            yield view[at : at + count]
             left -= count
-    return total.hexdigest()
+            at = (at + count) % len(buffer)
