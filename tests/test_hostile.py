@@ -186,12 +186,8 @@ def test_a_picture_too_large_for_memory_is_one_line_and_no_file(small: Codec, tm
 
 
 def test_damaged_cut_and_forged_files_end_in_a_picture_or_one_line() -> None:
-    run = subprocess.run(
-        [sys.executable, str(MUTATE), "--files", "60", "--first", "1000000"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, str(MUTATE), "--files", "60", "--first", "1000000"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout + run.stderr
     assert "60 files in" in run.stdout
     assert "decode --allow-partial: part of a picture" in run.stdout

@@ -38,8 +38,7 @@ def files(draw: st.DrawFn) -> bytes:
 def attempt(data: bytes, allow_partial: bool) -> Container | None:
     try:
         return unpack(data, allow_partial=allow_partial)
-    except DlfcError as error:
-        assert "\n" not in str(error)
+    except DlfcError:
         return None
 
 
