@@ -20,7 +20,10 @@ PAGES = {
     "decode": "dlfc-decode.1",
     "info": "dlfc-info.1",
     "eval": "dlfc-eval.1",
+    "train": "dlfc-train.1",
+    "models": "dlfc-models.1",
 }
+GROUPS = {"models": ("list", "show", "import", "verify", "remove")}
 
 
 def _options_of_help(text: str) -> set[str]:
@@ -42,6 +45,8 @@ def _options_of_page(page: Path) -> set[str]:
 @pytest.mark.parametrize(("command", "page"), PAGES.items())
 def test_help_and_manual_page_have_the_same_options(dlfc: Callable[..., Finished], command: str, page: str) -> None:
     in_help = _options_of_help(dlfc(*command.split(), "--help").out)
+    for part in GROUPS.get(command, ()):
+        in_help |= _options_of_help(dlfc(command, part, "--help").out)
     assert {"-h", "--help"} < in_help
     assert _options_of_page(MAN / page) == in_help
 
