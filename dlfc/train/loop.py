@@ -6,13 +6,8 @@ import copy
 import functools
 import math
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -21,17 +16,18 @@ from torch import Tensor, nn
 from dlfc.errors import ModelError
 from dlfc.evaluate.lpips import Lpips
 from dlfc.model.dlf import DLF
-from dlfc.train import watch
 from dlfc.train.adversary import Adversary, adaptive_weight, load_optimizer
 from dlfc.train.data import Crops, Photos, load_photos
 from dlfc.train.evaluation import Distance, evaluate
-from dlfc.train.losses import JITTER_PX, TERMS, Batch, Objective, Outcome, latents
+from dlfc.train.logbook import Logbook
+from dlfc.train.losses import JITTER_PX, Batch, Objective, Outcome, latents
 from dlfc.train.parallel import Workers
 from dlfc.train.perceptual import Perceptual
 from dlfc.train.profile import Profile
 from dlfc.train.rate import RateController
 from dlfc.train.recipe import Recipe, Stage
 from dlfc.train.state import misfit, read_state
+from dlfc.train.stopping import asked_to_stop
 from dlfc.train.vqgan import VqganEncoder
 from dlfc.train.warmstart import warm_start
 
@@ -45,7 +41,6 @@ FROZEN_PARTS = ("base.token_in.",)
 VALIDATION_PHOTOS = 8
 PROFILED_STEPS = 20
 UNTIMED_STEPS = 3  # before a profile: kernels are chosen and compiled in them
-LOGGED = (*TERMS, "gradient")
 
 
 class Trainer:
@@ -156,10 +151,7 @@ class Trainer:
         self.objective = Objective(stage, self.perceptual)
         self.adversary: Adversary | None = None
         codes = recipe.model.mixture_size if stage.task == "vqgan" else recipe.model.codebook_size
-        self.token_counts = torch.zeros(codes, dtype=torch.long, device=self.device)
-        self._sums = torch.zeros(len(LOGGED), device=self.device)
-        self._summed = 0
-        self._zero = torch.zeros((), device=self.device)
+        self.logbook = Logbook(self.out, self.workers, codes)
         call: Any = self.model
         if stage.task in ("latent", "tokens"):
             call = functools.partial(latents, self.model, with_detail=stage.task == "latent")
@@ -229,9 +221,7 @@ class Trainer:
 
     def save(self, path: Path | None = None) -> None:
         """Write the state to resume from, whole or not at all; ModelError if the weights have become useless."""
-        total = self.workers.total(self._sums)
-        if not bool(torch.isfinite(total).all()):
-            raise ModelError(f"{self.out}: losses are no numbers any more; state.pt is from before that")
+        self.logbook.check()
         if not self.workers.leads:
             return
         since = time.monotonic()
@@ -338,7 +328,7 @@ class Trainer:
                 if self.step >= stage.warmup_steps:
                     self.controller.update(levels, self.workers.gathered(outcome.bpp))
             self._follow()
-            self._note(terms | {"total": total}, outcome.tokens)
+            self.logbook.note(terms | {"total": total}, outcome.tokens)
         self.step += 1
 
     def _train_adversary(self, adversary: Adversary, image: Tensor, target: Tensor, rate: float) -> Tensor:
@@ -357,15 +347,6 @@ class Trainer:
         torch._foreach_lerp_(list(self.averaged.parameters()), list(self.model.parameters()), 1 - keep)
         if self.stage.task == "vqgan" and self.teacher is not None and self.averaged_teacher is not None:
             torch._foreach_lerp_(list(self.averaged_teacher.parameters()), list(self.teacher.parameters()), 1 - keep)
-
-    @torch.no_grad()
-    def _note(self, terms: dict[str, Tensor], tokens: Tensor | None) -> None:
-        """Add up what the log will show, on the device."""
-        self._sums += torch.stack([terms.get(name, self._zero).detach().float() for name in LOGGED])
-        self._summed += 1
-        if tokens is not None:
-            tokens = tokens.reshape(-1)
-            self.token_counts.index_add_(0, tokens, torch.ones_like(tokens))
 
     # --- a run --------------------------------------------------------------------------------------------------------
 
@@ -390,7 +371,7 @@ class Trainer:
         """
         allowed = math.inf if minutes is None else 60 * minutes
         last_save = last_validation = time.monotonic()
-        with _signals() as asked:
+        with asked_to_stop() as asked:
             while True:
                 if self.stage.is_over(self.step, self.seconds):
                     self._finish_stage()
@@ -440,77 +421,29 @@ class Trainer:
         return self.profile.table(steps)
 
     def _log(self, images_per_second: float) -> None:
-        means = (self.workers.mean(self._sums) / max(1, self._summed)).tolist()
-        self._sums.zero_()
-        self._summed = 0
-        mean = dict(zip(LOGGED, means, strict=True))
-        if not all(map(math.isfinite, means)):
-            raise ModelError(f"{self.out}: losses are no numbers any more; state.pt is from before that")
-        if not self.workers.leads:
-            return
-        stage, psnr = self.stage, watch.psnr(mean["mse"])
+        stage, step = self.stage, self.steps_before + self.step
         lambdas = self.controller.log_lambda.exp().tolist()
-        row: dict[str, float | str] = {"step": self.steps_before + self.step, **mean}
-        row |= {"psnr": psnr if mean["mse"] else "", "images_per_second": images_per_second, "stage": stage.stage}
-        row |= {"learning_rate": stage.rate(self.step, self.seconds), "seconds": self.seconds}
-        row |= {f"lambda_{i}": value for i, value in enumerate(lambdas)}
-        watch.append(self.out / "log.csv", row)
+        more: dict[str, float | str] = {"images_per_second": images_per_second, "stage": stage.stage}
+        more |= {"learning_rate": stage.rate(self.step, self.seconds), "seconds": self.seconds}
+        more |= {f"lambda_{i}": value for i, value in enumerate(lambdas)}
+        where, left = f"step {self.step}", 60 * stage.total_minutes - self.seconds
         if stage.steps:
-            left, of = (stage.steps - self.step) * stage.batch / max(images_per_second, 1e-6), f"/{stage.steps}"
-        else:
-            left, of = 60 * stage.total_minutes - self.seconds, ""
-        words = [f"step {self.step}{of}", f"loss {mean['total']:.4f}"]
-        words += [f"psnr {psnr:.2f} dB"] if mean["mse"] else []
-        words += [f"{name} {mean[name]:.4f}" for name in TERMS[2:] if mean[name]]
-        words += [f"lambda {[round(v, 3) for v in lambdas]}", f"{images_per_second:.1f} images/s"]
-        print("  ".join([*words, f"{left / 60:.0f} min left"]), flush=True)
+            where = f"{where}/{stage.steps}"
+            left = (stage.steps - self.step) * stage.batch / max(images_per_second, 1e-6)
+        if len(self.recipe.stages) > 1:
+            where = f"{stage.stage}: {where}"
+        after = f"lambda {[round(v, 3) for v in lambdas]}  {images_per_second:.1f} images/s  {left / 60:.0f} min left"
+        self.logbook.line(step, where, more, after)
 
     def _report(self) -> None:
         """Evaluate, and write what that found; the other processes wait for the first one."""
-        counts = self.workers.total(self.token_counts).clone()
-        self.token_counts.zero_()
+        used = self.logbook.used()
         with self.workers.first_then_rest():
-            if not self.workers.leads:
-                return
-            rows, pictures, captions = self.validate()
-            step = self.steps_before + self.step
-            for row in rows:
-                watch.append(self.out / "validation.csv", {"step": step, **row})
-                print("  ".join(f"{k} {v:.4g}" for k, v in ({"step": step} | row).items()), flush=True)
-            used = watch.token_statistics(counts)
-            watch.append(self.out / "tokens.csv", {"step": step, **used})
-            print(
-                f"of {len(counts)} codes {used['dead_codes']:.0f} unused in {used['tokens']:.0f} tokens, "
-                f"perplexity {used['perplexity']:.0f}",
-                flush=True,
-            )
-            watch.sheet(self.out / "sheet.jpg", pictures, captions)
-            watch.draw(self.out)
+            if self.workers.leads:
+                self.logbook.report(self.steps_before + self.step, *self.validate(), used)
 
     def validate(self) -> tuple[list[dict[str, float]], list[list[Tensor]], list[str]]:
         """What `evaluate` says of the averaged weights on the validation photos."""
         assert self.judge is not None
         nets: dict[str, Distance] = {"lpips_alex": self.perceptual.load("lpips"), "lpips_squeeze": self.judge}
         return evaluate(self.averaged, self.averaged_teacher, self.stage.task, self.validation, nets, self.device)
-
-
-@contextmanager
-def _signals() -> Iterator[Any]:
-    """A function that says whether the process was asked to end; a second signal ends it at once."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
-        yield lambda: bool(asked)
-        return
-    usual: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        signal.signal(number, usual[number] or signal.SIG_DFL)
-
-    for number in usual:
-        signal.signal(number, note)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler or signal.SIG_DFL)

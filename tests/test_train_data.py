@@ -1,0 +1,69 @@
+"""Photos in one buffer, and crops gathered from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from dlfc.errors import ImageError
+from dlfc.train.data import Crops, Photos
+
+
+def noise(height: int, width: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def test_crops_are_gathered_from_the_photo_that_they_start_in() -> None:
+    arrays = [noise(20, 30, 1), noise(25, 18, 2)]
+    photos = Photos(arrays)
+    top, left, size = 3, 5, 8
+    starts = np.array([top * 30 + left, 20 * 30 + top * 18 + left])
+    plain, mirrored = photos.gather(starts, np.array([30, 18]), np.array([False, True]), size)
+    assert np.array_equal(plain, arrays[0][top : top + size, left : left + size])
+    assert np.array_equal(mirrored, arrays[1][top : top + size, left : left + size][:, ::-1])
+
+
+def test_many_crops_are_gathered_in_chunks() -> None:
+    photos = Photos([noise(16, 16, 3)])
+    batch = Crops(photos, 16, seed=0).batch(150)
+    assert len(batch.unique(dim=0)) == 2  # the photo and its mirror image
+
+
+def test_photos_are_shrunk_and_those_too_small_for_a_crop_left_out() -> None:
+    flat = [np.full((40, 60, 3), 50, np.uint8), np.full((20, 20, 3), 200, np.uint8)]
+    photos = Photos(flat, scales=(1.0, 0.5))
+    assert photos.shapes.tolist() == [[[40, 60], [20, 30]], [[20, 20], [10, 10]]]
+    crops = Crops(photos, 16, seed=0)
+    assert [each.tolist() for each in crops.scales] == [[0, 1], [0]]
+    values = set(((crops.batch(40) + 1) * 127.5).round().unique().int().tolist())
+    assert values == {50, 200}
+    assert set(((Crops(photos, 30, seed=0).batch(9) + 1) * 127.5).round().unique().int().tolist()) == {50}
+    with pytest.raises(ImageError, match="50 pixels"):
+        Crops(photos, 50, seed=0)
+
+
+def test_shrinking_keeps_smooth_pictures_and_removes_what_is_too_fine() -> None:
+    y, x = np.mgrid[:64, :64]
+    smooth = np.repeat((x + y)[..., None], 3, 2).astype(np.uint8)
+    stripes = np.repeat((x % 2 * 255)[..., None], 3, 2).astype(np.uint8)
+    photos = Photos([smooth, stripes], scales=(0.5,))
+    half = photos.pixels.view(2, 32, 32, 3).float()
+    expected = torch.from_numpy(smooth.reshape(32, 2, 32, 2, 3).mean((1, 3)))
+    assert (half[0, 4:-4, 4:-4] - expected[4:-4, 4:-4]).abs().max() <= 1
+    assert (half[1, :, 4:-4] - 127.5).abs().max() < 20
+
+
+def test_a_stage_draws_only_the_scales_that_it_asks_for() -> None:
+    photos = Photos([noise(40, 40, 4)], scales=(1.0, 0.5))
+    assert [each.tolist() for each in Crops(photos, 16, seed=0, scales=(0.5,)).scales] == [[1]]
+
+
+def test_processes_that_share_a_batch_draw_the_same_and_make_their_part() -> None:
+    photos = Photos([noise(40, 50, 5), noise(50, 40, 6)])
+    whole = Crops(photos, 16, seed=3)
+    first, second = Crops(photos, 16, seed=3), Crops(photos, 16, seed=3)
+    for _ in range(2):
+        batch = whole.batch(6)
+        assert torch.equal(batch[:3], first.batch(6, slice(0, 3)))
+        assert torch.equal(batch[3:], second.batch(6, slice(3, 6)))

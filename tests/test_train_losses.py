@@ -1,0 +1,144 @@
+"""Losses: features of classifiers, the discriminator, the VQGAN."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from networks import PUBLISHED_TINY, TINY, photo, write_lpips
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dlfc.errors import ModelError
+from dlfc.model.dlf import DLF
+from dlfc.train import vqgan
+from dlfc.train.adversary import Adversary, PatchDiscriminator, adaptive_weight
+from dlfc.train.data import to_tensor
+from dlfc.train.losses import Objective
+from dlfc.train.perceptual import Perceptual
+from dlfc.train.recipe import Stage
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights for LPIPS and the first blocks of VGG16."""
+    folder = write_lpips(tmp_path_factory.mktemp("metrics"))
+    generator = torch.Generator().manual_seed(1)
+    tensors: dict[str, Tensor] = {}
+    for at, c_in, c_out in ((0, 3, 64), (2, 64, 64), (5, 64, 128), (7, 128, 128)):
+        tensors[f"features.{at}.weight"] = torch.randn(c_out, c_in, 3, 3, generator=generator) * (2 / (9 * c_in)) ** 0.5
+        tensors[f"features.{at}.bias"] = torch.zeros(c_out)
+    save_file(tensors, folder / "vgg16_shallow.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures() -> Tensor:
+    """Two pictures in [0, 1], 2 3 64 64."""
+    return to_tensor(np.stack([np.asarray(photo(64, 64, seed=seed)) for seed in range(2)])) * 0.5 + 0.5
+
+
+@pytest.mark.parametrize("name", ["lpips", "vgg"])
+def test_a_distance_of_features_grows_with_noise_and_pulls_the_picture_back(
+    metrics: Path, pictures: Tensor, name: str
+) -> None:
+    perceptual = Perceptual(metrics, CPU)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(pictures.shape, generator=generator)
+    assert float(perceptual.distance(name, pictures, pictures)) == pytest.approx(0, abs=1e-4)
+    near, far = pictures + 0.05 * noise, (pictures + 0.2 * noise).requires_grad_()
+    distance = perceptual.distance(name, far, pictures)
+    assert distance > perceptual.distance(name, near, pictures) > 0
+    distance.backward()
+    assert far.grad is not None
+    moved = far.detach() - 0.05 * far.grad / far.grad.std()
+    assert perceptual.distance(name, moved, pictures) < distance
+
+
+def test_weights_are_read_when_a_loss_needs_them(tmp_path: Path) -> None:
+    perceptual = Perceptual(write_lpips(tmp_path), CPU)
+    stage = Stage(steps=10, warmup_steps=0, vgg_weight=1.0, vgg_start=5)
+    objective = Objective(stage, perceptual)
+    assert objective.has_begun("lpips")
+    assert not objective.has_begun("vgg")
+    objective.step = 5
+    assert objective.has_begun("vgg")
+    for name, file in (("vgg", "vgg16_shallow"), ("inception", "inception_v3_trunk")):
+        with pytest.raises(ModelError, match=file):
+            perceptual.load(name)
+        with pytest.raises(ModelError, match=file):
+            Objective(Stage(steps=1, **{f"{name}_weight": 1.0}), perceptual)  # type: ignore[arg-type]
+
+
+def test_terms_are_weighted_and_summed(metrics: Path, pictures: Tensor) -> None:
+    stage = Stage(steps=1, mse_weight=2.0, l1_weight=3.0, lpips_weight=0.5, vgg_weight=0.25)
+    total, terms = Objective(stage, Perceptual(metrics, CPU)).compare(pictures, pictures.flip(0), (3, 1))
+    assert set(terms) == {"mse", "l1", "lpips", "vgg"}
+    expected = 2 * terms["mse"] + 3 * terms["l1"] + 0.5 * terms["lpips"] + 0.25 * terms["vgg"]
+    assert float(total) == pytest.approx(float(expected))
+
+
+@pytest.mark.parametrize("spectral", [False, True])
+def test_a_discriminator_learns_to_tell_pictures_apart(pictures: Tensor, spectral: bool) -> None:
+    adversary = Adversary(CPU, spectral=spectral, seed=0, betas=(0.5, 0.9))
+    adversary.optimizer.param_groups[0]["lr"] = 1e-3
+    made = pictures.flip(3) * 0.3 + 0.5
+    first = adversary.losses(made, pictures)
+    for _ in range(12):
+        loss = adversary.losses(made, pictures)
+        adversary.optimizer.zero_grad()
+        loss.backward()
+        adversary.optimizer.step()
+    assert adversary.losses(made, pictures) < 0.7 * first
+    verdict, matching = adversary.judge(made.requires_grad_(), pictures)
+    (verdict + matching).backward()
+    assert matching > 0
+    assert made.grad is not None
+    assert made.grad.abs().sum() > 0
+
+
+def test_a_discriminator_judges_patches_and_each_sample_alone(pictures: Tensor) -> None:
+    network = PatchDiscriminator()
+    both = network(pictures)
+    assert [tuple(layer.shape[1:]) for layer in both] == [
+        (64, 32, 32),
+        (128, 16, 16),
+        (256, 8, 8),
+        (512, 7, 7),
+        (1, 6, 6),
+    ]
+    assert torch.allclose(both[-1][:1], network(pictures[:1])[-1], atol=1e-5)
+
+
+def test_spectral_norm_bounds_every_layer(pictures: Tensor) -> None:
+    network = PatchDiscriminator(spectral=True)
+    for _ in range(20):
+        network(pictures)
+    norms = [torch.linalg.matrix_norm(conv.weight.detach().flatten(1), 2) for conv in network.convs]
+    assert torch.stack(norms).tolist() == pytest.approx([1.0] * 5, rel=0.1)
+
+
+def test_the_adaptive_weight_makes_both_gradients_equally_strong() -> None:
+    last = torch.tensor([1.0, 2.0], requires_grad=True)
+    weight = adaptive_weight((3 * last).sum(), (0.5 * last).sum(), last)
+    assert float(weight) == pytest.approx(6.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("config", [PUBLISHED_TINY, replace(TINY, base_components=0)])
+def test_a_vqgan_codes_a_picture_by_entries_of_the_mixture(config: object) -> None:
+    torch.manual_seed(0)
+    model, encoder = DLF(config), vqgan.VqganEncoder(config)  # type: ignore[arg-type]
+    x = to_tensor(np.array(photo(64, 64))[None])
+    image, coded = vqgan.reconstruct(encoder, model, x)
+    assert image.shape == x.shape
+    assert coded.index.shape == (1, 4, 4)
+    assert torch.equal(coded.latent.permute(0, 2, 3, 1), model.mixture[coded.index])
+    assert torch.allclose(coded.passing, coded.latent, atol=1e-5)
+    (image.float().square().mean() + coded.distance).backward()
+    assert all(p.grad is not None for p in encoder.parameters())
+    assert model.mixture.grad is not None
