@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
+import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -120,3 +121,31 @@ def test_the_stream_of_the_coder_s_description_decodes_to_its_symbols() -> None:
     decoder = second_decoder.RangeDecoder(stream)
     assert [decoder.symbol(row) for _ in range(4)] == [int(symbol) for symbol in expected.split(",")]
     decoder.finish()
+
+
+def test_the_picture_of_one_pixel_reads_as_the_specification_says(model: second_decoder.Model) -> None:
+    text = (ROOT / "formats" / "SPEC.md").read_text().partition("## A picture of one pixel")[2]
+    data = bytes.fromhex("".join(re.findall(r"^((?:[0-9a-f]{2} )+[0-9a-f]{2})$", text, re.MULTILINE)))
+    assert data == read("good", "1x1-q62.5")
+    found, file = second_decoder.decode(data, model), second_decoder.read_container(data)
+    for section, symbols in ((file.semantic, found.tokens), (file.detail, found.detail)):
+        listed = ", ".join(map(str, symbols))
+        assert re.search(rf"`{section.hex(' ')}`\s+holds\s+the\s+(tokens|symbols)\s+{listed}\.", text)
+    prior, coded = second_decoder.Prior(model.prior, 4, 4), iter(found.detail)
+    step, scales, means, common = prior.start(file.quality_step)
+    values = [[0] * 16 for _ in range(8)]
+    rows = []
+    for k in range(4):
+        if k:
+            scales, means = prior.refine(k, values, common)
+        for channel, at, seen in second_decoder._walk(k, 8, 4, 4, (1, 1)):
+            scale, mean, table, symbol = scales[channel][at], means[channel][at], "-", 0
+            if seen and scale >= 492:
+                table, symbol = str(max(sum(t <= scale for t in model.thresholds) - 1, 0)), next(coded)
+            values[channel][at] = 4096 * symbol + mean
+            if seen:
+                shown = "-" if table == "-" else symbol
+                rows.append(f"| {k} | {channel} | {scale} | {mean} | {table} | {shown} | {4096 * symbol + mean} |")
+                rows[-1] += f" {step[channel][at]} |"
+    assert re.findall(r"^\| \d.*$", text, re.MULTILINE) == rows
+    assert struct.unpack("<f", found.latent[:4])[0] == -324 * 2048 * 2**-24 == -0.03955078125
