@@ -78,11 +78,11 @@ class Codec:
         """What files say of this model, 4 bytes."""
         return self.model.entry.model_id
 
-    def encode(self, image: Image.Image, *, quality: float = 50.0) -> bytes:
+    def encode(self, image: Image.Image, *, quality: float = 50.0, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
         """The .dlf file of `image`, which is taken as RGB; `quality` from 0 to 100 counts in half steps.
 
-        Raises LimitError if the picture is larger than readers accept or than memory, ValueError if `quality` is out
-        of range.
+        Readers refuse pictures of more than DEFAULT_MAX_PIXELS unless told otherwise. Raises LimitError if the picture
+        is larger than `max_pixels` or than memory, ValueError if `quality` is out of range.
         """
         if self.model.part == "decode":
             raise ValueError("this codec was loaded for decoding only")
@@ -90,9 +90,9 @@ class Codec:
             raise ValueError(f"quality must be a number from 0 to 100, not {quality}")
         quality = nearest_quality(quality)
         width_px, height_px = image.size
-        if width_px * height_px > DEFAULT_MAX_PIXELS:
-            raise LimitError(f"{width_px}x{height_px} pixels are more than the limit of {DEFAULT_MAX_PIXELS}")
-        self._check_padded(width_px, height_px, DEFAULT_MAX_PIXELS)
+        if width_px * height_px > max_pixels:
+            raise LimitError(f"{width_px}x{height_px} pixels are more than the limit of {max_pixels}")
+        self._check_padded(width_px, height_px, max_pixels)
         with _memory_for(width_px, height_px):
             return self._encode(image, quality)
 

@@ -59,7 +59,7 @@ class FakeCodec:
         cls.loads += 1
         return cls()
 
-    def encode(self, image: Image.Image, *, quality: float = 50.0) -> bytes:
+    def encode(self, image: Image.Image, *, quality: float = 50.0, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
         assert image.mode == "RGB"
         if image.getpixel((0, 0)) == SLOW_PIXEL:
             time.sleep(60)

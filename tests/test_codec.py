@@ -222,10 +222,12 @@ def test_the_limit_can_be_lowered(codec: Codec, file: bytes) -> None:
         codec.decode(file, max_pixels=12999)
 
 
-def test_a_picture_larger_than_readers_accept_is_not_encoded(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(codec_module, "DEFAULT_MAX_PIXELS", 1000)
+def test_a_picture_larger_than_the_limit_is_not_encoded(codec: Codec) -> None:
+    assert codec.encode(photo(40, 30), max_pixels=1200)
     with pytest.raises(LimitError, match="40x30"):
-        codec.encode(photo(40, 30))
+        codec.encode(photo(40, 30), max_pixels=1199)
+    with pytest.raises(LimitError, match="10000x10000"):
+        codec.encode(Image.new("1", (10_000, 10_000)))
 
 
 @pytest.mark.parametrize("data", [b"", b"\xdf", b"\xdf\x1c\x01", b"\x89PNG\r\n\x1a\n" + bytes(40)])

@@ -103,7 +103,7 @@ def _encode_file(name: str, codec: Codec, quality: float, max_pixels: int) -> tu
     from dlfc.image import load_image
 
     picture = load_image(load(name, max_bytes=MAX_INPUT_BYTES), max_pixels=max_pixels)
-    return codec.encode(picture.image, quality=quality), picture
+    return codec.encode(picture.image, quality=quality, max_pixels=max_pixels), picture
 
 
 def _prepare_pillow() -> None:
