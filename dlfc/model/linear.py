@@ -42,17 +42,18 @@ def _run(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Scaled dot-product attention of `T heads N head_dim`; `bias`, T or 1, 1, N, N, is added to the scores.
+    """Scaled dot-product attention of `q`, T heads N head_dim, to `k` and `v`, T heads M head_dim.
 
-    Never holds the scores of all pairs at once.
+    `bias`, T or 1, 1, N, M, is added to the scores, which are never held for all pairs at once.
     """
     if q.dtype != torch.bfloat16 or not q.is_cpu or torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
     tiles, heads, n, dim = q.shape
-    rows = min(n, max(64, _SCORES // (heads * n)))
+    m = k.shape[2]
+    rows = min(n, max(64, _SCORES // (heads * m)))
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    narrow = torch.empty(heads, rows, n, dtype=q.dtype)  # both are used again and again: new memory is slow
-    wide = torch.empty(heads, rows, n)
+    narrow = torch.empty(heads, rows, m, dtype=q.dtype)  # both are used again and again: new memory is slow
+    wide = torch.empty(heads, rows, m)
     for t in range(tiles):
         queries, keys, values = q[t] * dim**-0.5, k[t].mT.contiguous(), v[t].contiguous()
         for top in range(0, n, rows):
