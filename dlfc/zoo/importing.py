@@ -7,6 +7,7 @@ import math
 import pickle
 import re
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -123,12 +124,13 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
 
 
 def _load(path: Path) -> Any:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError as error:
-        if "mmap" not in str(error):
-            raise
-    return torch.load(path, map_location="cpu", weights_only=True)  # the form of torch before 1.6 cannot be mapped
+    with warnings.catch_warnings(action="ignore"):  # torch comments on pickles that it then refuses
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+        return torch.load(path, map_location="cpu", weights_only=True)  # the form of torch before 1.6 cannot be mapped
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
