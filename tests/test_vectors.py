@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +118,20 @@ def test_a_bad_file_is_refused_with_the_error_that_was_frozen(codec: Codec, name
     assert public.__name__ == facts["error"]
     assert facts["message"] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"OMP_NUM_THREADS": "2", "ATEN_CPU_CAPABILITY": "default"},
+        {"OMP_NUM_THREADS": "1", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+    ],
+)
+def test_other_processors_find_the_same_symbols(setting: dict[str, str]) -> None:
+    chosen = [sys.executable, "-m", "pytest", __file__, "-k", "holds_the_symbols"]
+    run = subprocess.run(chosen, env=os.environ | setting, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout
+    assert f"{len(GOOD)} passed" in run.stdout
 
 
 def test_every_rule_has_a_bad_file_that_breaks_it() -> None:

@@ -214,8 +214,8 @@ def _judge(command: tuple[str, ...], status: int, said: str, left: set[str]) -> 
     return ("part of a picture" if lines[1] else "picture"), None
 
 
-def work(start: int, stop: int, seed: int, model: str | None, seeds: list[bytes]) -> None:
-    """Take the files of a range; say on standard output what became of them."""
+def work(start: int, stop: int, seed: int, model: str | None, seeds: list[bytes], until: float) -> None:
+    """Take the files of a range, those that time allows; say on standard output what became of them."""
     import typer
 
     from dlfc import codec as codec_module
@@ -233,6 +233,8 @@ def work(start: int, stop: int, seed: int, model: str | None, seeds: list[bytes]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         for number in range(start, stop):
+            if time.time() > until:
+                break
             print(number, file=sys.stderr, flush=True)  # if this process dies, this was the file
             kind, data = make_file(number, seed, seeds, codec)
             Path("in.dlf").write_bytes(data)
@@ -271,11 +273,12 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--files", type=int, default=20_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first file")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no process after this time")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no file after this time")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default=str(VECTORS / "model" / "vectors-1.safetensors"))
     parser.add_argument("--seeds", type=Path, default=VECTORS, help="folder of the .dlf files to damage")
+    parser.add_argument("--until", type=float, default=float("inf"), help=argparse.SUPPRESS)
     parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -297,19 +300,18 @@ def main() -> int:
     options = _options()
     seeds = [path.read_bytes() for path in sorted(options.seeds.rglob("*.dlf"))]
     if options.work:
-        work(*options.work, options.seed, options.model, seeds)
+        work(*options.work, options.seed, options.model, seeds, options.until)
         return 0
-    begun, total, taken = time.monotonic(), Tally(), 0
+    begun, until, total = time.monotonic(), time.time() + options.seconds, Tally()
     running: list[subprocess.Popen[str]] = []
     starts = iter(range(options.first, options.first + options.files, CHUNK))
     while True:
-        late = time.monotonic() - begun > options.seconds
-        start = next(starts, None) if len(running) < options.workers and not late else None
+        wanted = len(running) < options.workers and time.time() < until
+        start = next(starts, None) if wanted else None
         if start is not None:
             stop = min(start + CHUNK, options.first + options.files)
-            command = [sys.executable, *sys.argv, "--work", str(start), str(stop)]
+            command = [sys.executable, *sys.argv, "--work", str(start), str(stop), "--until", str(until)]
             running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-            taken += stop - start
         elif running:
             total.add(_collect(running.pop(0), options))
         else:
@@ -319,6 +321,7 @@ def main() -> int:
     print("why files were refused:")
     for reason, count in total.reasons.most_common():
         print(f"{count:7d}  {reason}")
+    taken = sum(count for outcome, count in total.outcomes.items() if outcome.startswith("info: "))
     print(f"{taken} files in {time.monotonic() - begun:.0f} s; the longest took {total.seconds:.2f} s,", end=" ")
     print(f"the most memory beyond what was in use was {total.extra_bytes / 2**20:.0f} MiB")
     for failure in total.failures:
