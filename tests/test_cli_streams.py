@@ -196,7 +196,7 @@ def test_an_endless_input_is_refused() -> None:
         pytest.skip("no /dev/zero here")
     run = run_process(real_command("info", "/dev/zero"))
     assert run.returncode == 1
-    assert run.stderr == b"dlfc: /dev/zero: more than 268435456 bytes, which is the limit for an input\n"
+    assert run.stderr == b"dlfc: /dev/zero: more than 67108864 bytes, which is the limit for an input\n"
 
 
 def test_a_named_pipe_is_read_and_written(photo: Path) -> None:

@@ -14,7 +14,7 @@ from dlfc.files import STANDARD_STREAM, is_stream, load, make_directory
 from dlfc.formats import DEFAULT_MAX_PIXELS, unpack
 
 SUFFIX = ".png"
-MAX_INPUT_BYTES = 2**28  # far above what any picture within the limits of the format needs
+MAX_INPUT_BYTES = 2**26  # a byte for every pixel of the largest picture, far above what any needs
 
 EPILOG = (
     """\b

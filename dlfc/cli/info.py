@@ -17,7 +17,7 @@ from dlfc.formats import DEFAULT_MAX_PIXELS
 if TYPE_CHECKING:
     from dlfc.info import FileInfo
 
-MAX_INPUT_BYTES = 2**28  # as for decode
+MAX_INPUT_BYTES = 2**26  # as for decode
 
 EPILOG = (
     """\b
