@@ -18,7 +18,7 @@ from PIL import Image
 from dlfc.formats import unpack
 from dlfc.info import read_info
 
-FILES = 60  # of a batch
+FILES = 45  # of a batch
 PHOTO = Path(__file__).parent / "data" / "photo.png"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs the signals of Unix")
 
@@ -54,7 +54,7 @@ def test_a_killed_batch_leaves_only_whole_files_and_can_be_taken_up_again(comman
         names = [f"in/{number}.dlf" for number in range(FILES)]
     originals = digests("in")
     written = 0
-    for wanted in (1, 25):
+    for wanted in (1, 20):
         line = fake_command(command, *names, "--output-dir", "out", "-f", "-j", jobs, "--quiet")
         process = subprocess.Popen(line)
         wait_for_files("out", wanted, process)

@@ -120,14 +120,8 @@ def test_a_bad_file_is_refused_with_the_error_that_was_frozen(codec: Codec, name
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "setting",
-    [
-        {"OMP_NUM_THREADS": "2", "ATEN_CPU_CAPABILITY": "default"},
-        {"OMP_NUM_THREADS": "1", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
-    ],
-)
-def test_other_processors_find_the_same_symbols(setting: dict[str, str]) -> None:
+def test_another_processor_would_find_the_same_symbols() -> None:
+    setting = {"OMP_NUM_THREADS": "2", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"}
     chosen = [sys.executable, "-m", "pytest", __file__, "-k", "holds_the_symbols"]
     run = subprocess.run(chosen, env=os.environ | setting, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout
