@@ -62,7 +62,7 @@ class Trainer:
         start_from: Path | None = None,
         stage: int = 0,
     ) -> None:
-        self.recipe, self.out, self._metrics = recipe, out, metrics
+        self.recipe, self.out = recipe, out
         self._born = time.monotonic()
         self._last_save_seconds = 0.0
         if not 0 <= stage < len(recipe.stages):
