@@ -93,7 +93,7 @@ def resized(data: bytes, random: np.random.Generator) -> bytes:
     except DlfcError:
         return data
     sides = [int(2 ** random.uniform(0, 20)) for _ in range(2)]
-    changes: dict[str, Any] = [
+    choices: list[dict[str, Any]] = [
         {"width_px": sides[0]},
         {"width_px": sides[0], "height_px": sides[1]},
         {"quality": int(random.integers(0, 201)) / 2},
@@ -102,8 +102,8 @@ def resized(data: bytes, random: np.random.Generator) -> bytes:
         {"detail": random.bytes(int(random.integers(0, 400)))},
         {"detail": fields.detail[: int(random.integers(0, len(fields.detail) + 1))]},
         {"symbol_check": int(random.integers(0, 1 << 16))},
-    ][random.integers(0, 8)]
-    found = pack(replace(fields, **changes))
+    ]
+    found = pack(replace(fields, **choices[random.integers(0, len(choices))]))
     return found[: -int(random.integers(1, 4))] if random.random() < 0.2 else found
 
 
@@ -224,7 +224,7 @@ def work(start: int, stop: int, seed: int, model: str | None, seeds: list[bytes]
     codec = codec_module.Codec.load(model, device="cpu")
     codec_module.Codec.load = classmethod(lambda *_, **__: codec)  # type: ignore[assignment]
     program = typer.main.get_command(app)
-    typer.main.get_command = lambda _: program  # made once, for it takes longer than a decode
+    typer.main.get_command = lambda typer_instance: program  # made once, for it takes longer than a decode
     codec.decode(codec.encode(_small_picture()))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     base = _memory("VmData")
@@ -300,7 +300,8 @@ def main() -> int:
     options = _options()
     seeds = [path.read_bytes() for path in sorted(options.seeds.rglob("*.dlf"))]
     if options.work:
-        work(*options.work, options.seed, options.model, seeds, options.until)
+        start, stop = options.work
+        work(start, stop, options.seed, options.model, seeds, options.until)
         return 0
     begun, until, total = time.monotonic(), time.time() + options.seconds, Tally()
     running: list[subprocess.Popen[str]] = []
