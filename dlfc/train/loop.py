@@ -17,7 +17,6 @@ from dlfc.errors import ModelError
 from dlfc.evaluate.lpips import Lpips
 from dlfc.model.dlf import DLF
 from dlfc.train.adversary import Adversary, adaptive_weight, load_optimizer
-from dlfc.train.compiling import compiled
 from dlfc.train.data import Crops, Photos, load_photos
 from dlfc.train.evaluation import Distance, evaluate
 from dlfc.train.logbook import Logbook
@@ -156,7 +155,7 @@ class Trainer:
         call: Any = self.model
         if stage.task in ("latent", "tokens"):
             call = functools.partial(latents, self.model, with_detail=stage.task == "latent")
-        self._call = compiled(call) if stage.compile else call
+        self._call = torch.compile(call, dynamic=False) if stage.compile else call
         self._untimed = True  # the first step of a process chooses and compiles kernels
 
     def _average_anew(self) -> None:
