@@ -41,7 +41,7 @@ class Stage:
     final_rate: float = 0.02  # learning rate at the end, as a part of the first
     ema: float = 0.998
     gradient_clip: float = 1.0
-    compile: bool = False  # by torch.compile: slow to start, then faster on a GPU
+    compile: bool = False  # by torch.compile, slow to start
 
     # losses of pictures in [0, 1]
     mse_weight: float = 20.0
