@@ -29,9 +29,10 @@ class Codebook(nn.Module):
 
     def nearest(self, z: Tensor) -> Tensor:
         """`z` ... dim -> index of the nearest entry (squared distance of unit vectors; the first minimum wins)."""
-        z, e = F.normalize(z, dim=-1).reshape(-1, z.shape[-1]), F.normalize(self.entries, dim=-1)
-        distance = z.square().sum(1, keepdim=True) + e.square().sum(1) - 2 * z @ e.T
-        return distance.argmin(1)
+        with torch.autocast(z.device.type, enabled=False):  # neighbours differ by less than 16 bits can tell
+            z, e = F.normalize(z.float(), dim=-1).reshape(-1, z.shape[-1]), F.normalize(self.entries, dim=-1)
+            distance = z.square().sum(1, keepdim=True) + e.square().sum(1) - 2 * z @ e.T
+            return distance.argmin(1)
 
     def lookup(self, tokens: Tensor) -> Tensor:
         """Token indices -> unit vectors."""
