@@ -28,8 +28,9 @@ demo: $(STAMP) ## encode and decode the photograph in tests/data
 	$(BIN)/dlfc info out/photo.dlf
 	@echo "The decoded picture is out/photo.png; the original is tests/data/photo.png."
 
+# One thread for each of the workers: torch in several processes with more threads than cores waits for itself.
 test: $(STAMP) ## run the tests
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 lint: $(STAMP) ## ruff, mypy and, where it is installed, mandoc
 	$(BIN)/ruff check .
