@@ -17,7 +17,7 @@ from dlfc.model.dlf import DLF
 from dlfc.train import vqgan
 from dlfc.train.adversary import Adversary, PatchDiscriminator, adaptive_weight
 from dlfc.train.data import to_tensor
-from dlfc.train.losses import Objective
+from dlfc.train.losses import Objective, flat_error
 from dlfc.train.perceptual import Perceptual
 from dlfc.train.recipe import Stage
 
@@ -157,3 +157,27 @@ def test_a_vqgan_codes_a_picture_by_entries_of_the_mixture(config: object) -> No
     (image.float().square().mean() + coded.distance).backward()
     assert all(p.grad is not None for p in encoder.parameters())
     assert model.mixture.grad is not None
+
+
+def test_errors_count_where_the_photo_is_flat(pictures: Tensor) -> None:
+    flat = torch.full_like(pictures, 0.5)
+    noise = 0.02 * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
+    busy = torch.rand(pictures.shape, generator=torch.Generator().manual_seed(1))
+    assert flat_error(flat + noise, flat) == pytest.approx(float(noise.square().mean()), rel=1e-3)
+    assert flat_error(busy + noise, busy) < 0.05 * noise.square().mean()
+
+
+def test_lpips_looks_at_the_scales_and_directions_of_a_recipe(metrics: Path) -> None:
+    seen: set[tuple[int, int]] = set()
+
+    class Watching(Perceptual):
+        def distance(self, name: str, image: Tensor, target: Tensor, compiled: bool = False) -> Tensor:
+            assert image.shape == target.shape
+            seen.add((image.shape[2], image.shape[3]))
+            return super().distance(name, image, target, compiled)
+
+    torch.manual_seed(0)
+    objective = Objective(Stage(steps=1, lpips_scales=(1.0, 0.5)), Watching(metrics, CPU))
+    for _ in range(20):
+        objective.compare(torch.rand(1, 3, 128, 96), torch.rand(1, 3, 128, 96), (0, 0))
+    assert seen == {(128, 96), (96, 128), (64, 48), (48, 64)}

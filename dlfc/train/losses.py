@@ -16,10 +16,12 @@ from dlfc.train.perceptual import NAMES, Perceptual
 from dlfc.train.recipe import Stage
 
 JITTER_PX = 8  # random margin cut before features, so that no texture can lock to the stride of their first layers
+FLAT_WINDOW_PX = 9
+FLAT_VARIANCE = (4 / 255) ** 2  # of the photo in such a window, where an error counts half
 TOKEN_SHARPNESS = 150.0  # of the softmax over codes: the cosines of neighbouring codes differ by about 0.01
 
 # What a log names, in this order; a task leaves out what it does not compute.
-_OF_TASKS = ("total", "mse", "lpips", "bpp", "l1", "vgg", "inception", "latent", "index", "codebook")
+_OF_TASKS = ("total", "mse", "lpips", "bpp", "l1", "flat", "vgg", "inception", "latent", "index", "codebook")
 TERMS = (*_OF_TASKS, "adversarial", "matching", "discriminator")
 
 
@@ -72,12 +74,28 @@ class Objective:
         if stage.l1_weight:
             terms["l1"] = F.l1_loss(image, target)
             total = total + stage.l1_weight * terms["l1"]
+        if stage.flat_weight:
+            terms["flat"] = flat_error(image, target)
+            total = total + stage.flat_weight * terms["flat"]
         near, far = _cut(image, margin), _cut(target, margin)
         for name in NAMES:
             if self.has_begun(name):
-                terms[name] = self.perceptual.distance(name, near, far, stage.compile)
+                pair = self._view(near, far) if name == "lpips" else (near, far)
+                terms[name] = self.perceptual.distance(name, *pair, stage.compile)
                 total = total + getattr(stage, f"{name}_weight") * terms[name]
         return total, terms
+
+    def _view(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The pair turned about its diagonal or not, at one of the stage's scales for LPIPS, both drawn."""
+        scales = self.stage.lpips_scales
+        if scales == (1.0,):
+            return image, target
+        turn, scale = int(torch.randint(2, ())), scales[int(torch.randint(len(scales), ()))]
+        pair = (image.mT, target.mT) if turn else (image, target)
+        if scale == 1.0:
+            return pair
+        shrunk = [F.interpolate(x, scale_factor=scale, mode="bilinear", antialias=True) for x in pair]
+        return shrunk[0], shrunk[1]
 
     def of_pixels(self, call: Callable[[Tensor, Tensor], Reconstruction], model: DLF, batch: Batch) -> Outcome:
         """End to end: `call` is the whole `model`, compiled or not."""
@@ -161,6 +179,19 @@ def latents(model: DLF, x: Tensor, level: Tensor, *, with_detail: bool) -> Laten
         detail_hat = torch.zeros_like(detail)
     _, _, logits, latent = model.fuse(vectors, detail_hat)
     return Latents(tokens, z, logits, latent, bits)
+
+
+def flat_error(image: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of N 3 H W in [0, 1], less where the photo's own variation hides it."""
+    with torch.no_grad():
+        grey = target.mean(1, keepdim=True)
+        mean, square = _window_mean(grey), _window_mean(grey.square())
+        weight = FLAT_VARIANCE / (FLAT_VARIANCE + (square - mean.square()).clamp(min=0))
+    return ((image - target).square() * weight).mean()
+
+
+def _window_mean(x: Tensor) -> Tensor:
+    return F.avg_pool2d(x, FLAT_WINDOW_PX, 1, FLAT_WINDOW_PX // 2, count_include_pad=False)
 
 
 def codebook_loss(model: DLF, unit: Tensor, tokens: Tensor, commitment_weight: float) -> Tensor:

@@ -46,8 +46,10 @@ class Stage:
     # losses of pictures in [0, 1]
     mse_weight: float = 20.0
     l1_weight: float = 0.0
+    flat_weight: float = 0.0  # of the squared error where the photo is flat: texture that it lacks, wrong colours
     lpips_weight: float = 1.0
     lpips_start: float = 0.0
+    lpips_scales: tuple[float, ...] = (1.0,)  # one is drawn for each step: no texture can suit them all
     vgg_weight: float = 0.0  # of the first two blocks of VGG16
     vgg_start: float = 0.0
     inception_weight: float = 0.0
@@ -80,6 +82,8 @@ class Stage:
             raise ValueError("batch and crop_px must be at least 1")
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise ValueError("scales must be above 0 and at most 1")
+        if not self.lpips_scales or not all(0 < scale <= 1 for scale in self.lpips_scales):
+            raise ValueError("lpips_scales must be above 0 and at most 1")
         if len(self.betas) != 2:
             raise ValueError("betas must be two numbers")
         if self.compile and self.adversarial_adaptive:
