@@ -8,6 +8,7 @@ import typer
 
 from dlfc.cli import batch, options
 from dlfc.cli.codecs import Codecs
+from dlfc.cli.completion import model_names
 from dlfc.cli.messages import Reporter, UsageProblem
 from dlfc.errors import ImageError
 from dlfc.files import STANDARD_STREAM, is_stream, load, make_directory
@@ -48,6 +49,7 @@ def decode(
             "-m",
             "--model",
             metavar="MODEL",
+            autocompletion=model_names,
             help="Name of a model, or a .safetensors file with its weights.  [default: the one the file names]",
             rich_help_panel=options.MODEL,
             show_default=False,

@@ -10,6 +10,7 @@ import typer
 
 from dlfc.cli import batch, options
 from dlfc.cli.codecs import Codecs
+from dlfc.cli.completion import model_names
 from dlfc.cli.messages import Reporter
 from dlfc.files import load, make_directory
 from dlfc.formats import DEFAULT_MAX_PIXELS
@@ -46,6 +47,7 @@ def encode(
             "-m",
             "--model",
             metavar="MODEL",
+            autocompletion=model_names,
             help="Name of a model, or a .safetensors file with its weights.  [default: the one dlfc comes with]",
             rich_help_panel=options.MODEL,
             show_default=False,

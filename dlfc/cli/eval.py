@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dlfc.cli import options
+from dlfc.cli.completion import model_names
 from dlfc.cli.messages import UsageProblem, say
 from dlfc.errors import DlfcError
 from dlfc.files import make_directory, print_to_stdout
@@ -74,6 +75,7 @@ def evaluate(
             "-m",
             "--model",
             metavar="MODEL",
+            autocompletion=model_names,
             help="Name of a model, or a .safetensors file; can be given several times.  [default: the one dlfc comes "
             "with]",
             rich_help_panel=WHAT,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from dlfc.cli.completion import model_names
 from dlfc.cli.help import HelpfulCommand, HelpfulGroup
 from dlfc.cli.messages import UsageProblem, print_json, reason_of, say
 from dlfc.errors import DlfcError, ModelError
@@ -47,7 +48,7 @@ ModelsDir = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object per model and line on standard output.")]
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", show_default=False)]
+Names = Annotated[list[str], typer.Argument(metavar="NAME...", autocompletion=model_names, show_default=False)]
 
 
 @app.callback()
@@ -158,7 +159,9 @@ def import_model(
 
 @app.command("verify", cls=HelpfulCommand)
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", show_default=False)] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME...]", autocompletion=model_names, show_default=False)
+    ] = None,
     models_dir: ModelsDir = None,
     json: Json = False,
 ) -> None:

@@ -43,6 +43,10 @@ def _parse_quality(value: str | float) -> float:
     return nearest_quality(float(text))
 
 
+def _complete_device(incomplete: str) -> list[str]:
+    return [device for device in DEVICES if device.startswith(incomplete)]
+
+
 def _parse_device(text: str) -> str:
     if text not in DEVICES:
         raise typer.BadParameter(f"{text!r} is none of {', '.join(DEVICES)}")
@@ -97,6 +101,7 @@ Device = Annotated[
         "--device",
         metavar="|".join(DEVICES),
         parser=_parse_device,
+        autocompletion=_complete_device,
         help="What the network runs on; auto takes a GPU where there is one.",
         rich_help_panel=MODEL,
         show_default=True,
