@@ -21,6 +21,7 @@ PAGES = {
     "info": "dlfc-info.1",
     "eval": "dlfc-eval.1",
     "train": "dlfc-train.1",
+    "thumbnail": "dlfc-thumbnail.1",
     "models": "dlfc-models.1",
 }
 GROUPS = {"models": ("list", "show", "import", "verify", "remove")}

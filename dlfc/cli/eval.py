@@ -41,7 +41,7 @@ Exit status:
 def _parse_qualities(text: str) -> str:
     names = [name.strip() for name in text.split(",")]
     for name in names:
-        options._parse_quality(name)
+        options.parse_quality(name)
     if len(set(map(float, names))) < len(names):
         raise typer.BadParameter(f"{text!r} names a quality twice")
     return ",".join(names)

@@ -28,14 +28,15 @@ Exit status:
 DEVICES = ("auto", "cpu", "cuda")
 
 
-def _parse_count(value: str | int) -> int:
+def parse_count(value: str | int) -> int:
+    """Return a whole number from 1 up."""
     text = str(value)
     if not re.fullmatch(r"0*[1-9][0-9]{0,17}", text):
         raise typer.BadParameter(f"{text!r} is not a whole number from 1 up")
     return int(text)
 
 
-def _parse_quality(value: str | float) -> float:
+def parse_quality(value: str | float) -> float:
     """Return the quality that a file can state and that is nearest to what was asked for."""
     text = str(value)
     if not re.fullmatch(r"[0-9]+\.?[0-9]*|\.[0-9]+", text) or float(text) > 100:
@@ -89,7 +90,7 @@ Quality = Annotated[
         "-q",
         "--quality",
         metavar="0..100",
-        parser=_parse_quality,
+        parser=parse_quality,
         help="How true to the picture, in steps of 0.5; more is larger.",
         rich_help_panel=MODEL,
         show_default=True,
@@ -113,7 +114,7 @@ Jobs = Annotated[
         "-j",
         "--jobs",
         metavar="N",
-        parser=_parse_count,
+        parser=parse_count,
         help="Work on N files at a time.",
         rich_help_panel=MODEL,
         show_default=True,
@@ -124,7 +125,7 @@ MaxPixels = Annotated[
     typer.Option(
         "--max-pixels",
         metavar="N",
-        parser=_parse_count,
+        parser=parse_count,
         envvar="DLFC_MAX_PIXELS",
         show_envvar=True,
         help="Refuse pictures of more than N pixels.",
