@@ -7,12 +7,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 NATIVE := $(wildcard native/*.c native/*.h native/*.py)
 
-.PHONY: help install demo test lint bench sanitize fuzz clean
+PREFIX ?= /usr/local
+DESTDIR ?=
+DLFC_PYTHON ?=
+
+.PHONY: help setup install uninstall demo test lint bench sanitize fuzz clean
 
 help:
 	@sed -n '1,2s/^# //p; s/^\([a-z]*\):.*## \(.*\)/  make \1: \2/p' Makefile
 
-install: $(STAMP) ## install dlfc and its tools into .venv
+setup: $(STAMP) ## install dlfc and its tools into .venv
 
 # torch first and pinned, so that no other package pulls in a larger build of it.
 $(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
@@ -20,6 +24,15 @@ $(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench,train]"
 	touch $@
+
+# With DLFC_PYTHON, a Python that has dlfc already, no environment is made; the installed command runs that one.
+PLACE := $(PYTHON) dlfc/desktop/place.py
+
+install: ## put command, manual pages, completion and desktop files under PREFIX (/usr/local)
+	$(PLACE) install --prefix "$(PREFIX)" --destdir "$(DESTDIR)" --python "$(DLFC_PYTHON)"
+
+uninstall: ## take back what was put under PREFIX
+	$(PLACE) uninstall --prefix "$(PREFIX)" --destdir "$(DESTDIR)"
 
 demo: $(STAMP) ## encode and decode the photograph in tests/data
 	@mkdir -p out
