@@ -1,4 +1,4 @@
-"""Whether a GPU and a CPU read the same symbols: `python -m tests.across_devices PHOTOS [--model NAME] [--models-dir D]`.
+"""Whether a GPU and a CPU read the same symbols: `python -m tests.across_devices PHOTOS`.
 
 Encodes each photo of a folder on both devices and decodes every file on both. Prints one line per photo and quality;
 exit status 1 if any symbol differs. Needs a CUDA device. The model may be of the published size, made as
