@@ -14,7 +14,7 @@ from typing import Annotated, cast
 import typer
 
 from dlfc import __version__
-from dlfc.cli import decode, encode, info, models, thumbnail, train
+from dlfc.cli import compare, decode, encode, info, models, thumbnail, train
 from dlfc.cli import eval as evaluate
 from dlfc.cli.help import HelpfulCommand, HelpfulGroup
 from dlfc.cli.messages import UsageProblem, reason_of, say
@@ -74,6 +74,7 @@ def _root(
 app.command("encode", cls=HelpfulCommand, epilog=encode.EPILOG)(encode.encode)
 app.command("decode", cls=HelpfulCommand, epilog=decode.EPILOG)(decode.decode)
 app.command("info", cls=HelpfulCommand, epilog=info.EPILOG)(info.info)
+app.command("compare", cls=HelpfulCommand, epilog=compare.EPILOG)(compare.compare)
 app.command("eval", cls=HelpfulCommand, epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.add_typer(models.app, name="models", cls=HelpfulGroup)
 app.command("thumbnail", cls=HelpfulCommand, epilog=thumbnail.EPILOG)(thumbnail.thumbnail)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class Codecs:
     """Loads codecs on demand; safe to use from several threads."""
 
-    def __init__(self, model: str | None, device: str, purpose: Literal["encode", "decode"]) -> None:
+    def __init__(self, model: str | None, device: str, purpose: Literal["encode", "decode", "both"]) -> None:
         self._model = model
         self._device = device
         self._purpose = purpose

@@ -38,15 +38,6 @@ Exit status:
   2  the command line was wrong, nothing was done"""
 
 
-def _parse_qualities(text: str) -> str:
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        options.parse_quality(name)
-    if len(set(map(float, names))) < len(names):
-        raise typer.BadParameter(f"{text!r} names a quality twice")
-    return ",".join(names)
-
-
 def _parse_rates(text: str) -> str:
     for name in _split(text):
         try:
@@ -88,7 +79,7 @@ def evaluate(
             "-q",
             "--qualities",
             metavar="LIST",
-            parser=_parse_qualities,
+            parser=options.parse_qualities,
             help="Qualities to encode with.",
             rich_help_panel=WHAT,
         ),

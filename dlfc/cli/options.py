@@ -44,6 +44,16 @@ def parse_quality(value: str | float) -> float:
     return nearest_quality(float(text))
 
 
+def parse_qualities(text: str) -> str:
+    """Return a list of qualities, separated by commas, without the spaces in it."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        parse_quality(name)
+    if len(set(map(float, names))) < len(names):
+        raise typer.BadParameter(f"{text!r} names a quality twice")
+    return ",".join(names)
+
+
 def _complete_device(incomplete: str) -> list[str]:
     return [device for device in DEVICES if device.startswith(incomplete)]
 
