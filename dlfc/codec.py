@@ -1,10 +1,12 @@
-"""Pictures to .dlf bytes and back: the one place where image, model, entropy coder and format meet."""
+"""Pictures to .dlf bytes and back: the one place where image, model, entropy coder and format meet.
+
+Encoding has two steps: `analyse` runs the network once for pictures, `code` makes files of what it found, at a quality.
+"""
 
 from __future__ import annotations
 
-import binascii
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,19 +18,36 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dlfc.entropy.coder import Decoder, Encoder
+from dlfc.entropy.coder import Encoder
 from dlfc.entropy.prior import FourPasses
+from dlfc.entropy.sections import CutStream, SymbolCheck, WholeStream, pack_tokens, unpack_tokens
 from dlfc.errors import FormatError, LimitError, ModelError
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, nearest_quality, pack, unpack
 from dlfc.model.dlf import Part, pad_to_tiles
 from dlfc.model.linear import can_pack
+from dlfc.target import largest_within, limit_of
+from dlfc.timing import timed
 from dlfc.zoo import registry, store
 
 Int32Array = npt.NDArray[np.int32]
 PRECISION_VARIABLE = "DLFC_PRECISION"
+DEFAULT_QUALITY = 50.0
 _LARGE = 10**8  # parameters; smaller models are fast enough, and then every machine paints the same picture
 _FREE_PX = 1 << 20  # padded pictures up to this size may come from nothing: they cost the decoder little
 _SLACK_BITS = 64  # tokens whose shortest number is this much shorter than they cost come once in 2^64 pictures
+_TOGETHER_PX = 1 << 20  # padded pictures that go through the network at a time; more take memory and gain nothing
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the network finds in one picture whatever the quality, with the picture itself."""
+
+    width_px: int
+    height_px: int
+    tokens: Tensor  # T 32
+    semantic: bytes  # the section of these tokens
+    pixels: Tensor  # 1 3 H W in [-1, 1], padded to whole tiles
+    features: Tensor  # 1 C H/32 W/32
 
 
 @dataclass(frozen=True)
@@ -78,57 +97,124 @@ class Codec:
         """What files say of this model, 4 bytes."""
         return self.model.entry.model_id
 
-    def encode(self, image: Image.Image, *, quality: float = 50.0, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
-        """The .dlf file of `image`, which is taken as RGB; `quality` from 0 to 100 counts in half steps.
+    def encode(
+        self,
+        image: Image.Image,
+        *,
+        quality: float | None = None,
+        target_size: int | None = None,
+        target_bpp: float | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> bytes:
+        """The .dlf file of `image`, which is taken as RGB.
 
-        Readers refuse pictures of more than DEFAULT_MAX_PIXELS unless told otherwise. Raises LimitError if the picture
-        is larger than `max_pixels` or than memory, ValueError if `quality` is out of range.
+        `quality` from 0 to 100 counts in half steps; the default is 50. In its place, `target_size` in bytes or
+        `target_bpp` in bits per pixel asks for the highest quality whose file is not larger than that. Readers refuse
+        pictures of more than DEFAULT_MAX_PIXELS unless told otherwise.
+
+        Raises LimitError if the picture is larger than `max_pixels` or than memory, or if no file is as small as the
+        target; ValueError if a number is out of range or more than one of quality and targets is given.
         """
+        return self.encode_many(
+            [image], quality=quality, target_size=target_size, target_bpp=target_bpp, max_pixels=max_pixels
+        )[0]
+
+    def encode_many(
+        self,
+        images: Sequence[Image.Image],
+        *,
+        quality: float | None = None,
+        target_size: int | None = None,
+        target_bpp: float | None = None,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> list[bytes]:
+        """The .dlf files of `images`, each as `encode` makes it, in less time if they are small.
+
+        Pictures that take equally many rows and columns of tiles go through the network together. Its sums may then
+        differ in their last bits, so once in a while another token of nearly the same distance is chosen.
+        """
+        if sum(value is not None for value in (quality, target_size, target_bpp)) > 1:
+            raise ValueError("quality, target_size and target_bpp exclude each other")
         if self.model.part == "decode":
             raise ValueError("this codec was loaded for decoding only")
+        limits = [limit_of(image.width * image.height, target_size, target_bpp) for image in images]
+        for image in images:
+            if image.width * image.height > max_pixels:
+                raise LimitError(f"{image.width}x{image.height} pixels are more than the limit of {max_pixels}")
+            self._check_padded(*image.size, max_pixels)
+        files = [b""] * len(images)
+        for group in self._groups([image.size for image in images]):
+            with _memory_for(*images[group[0]].size):
+                analyses = self.analyse([images[at] for at in group])
+                if target_size is target_bpp is None:
+                    coded = self.code(analyses, DEFAULT_QUALITY if quality is None else quality)
+                else:
+                    coded = [
+                        self._code_within(*each) for each in zip(analyses, [limits[at] for at in group], strict=True)
+                    ]
+            for at, data in zip(group, coded, strict=True):
+                files[at] = data
+        return files
+
+    def analyse(self, images: Sequence[Image.Image]) -> list[Analysis]:
+        """What the network finds in pictures of one padded size, which go through it together."""
+        network = self.model.network
+        with torch.inference_mode(), timed("network"):
+            padded = [pad_to_tiles(self._to_tensor(image), network.config.tile_px) for image in images]
+            inputs, features = network.analyse_tokens(_joined(padded))
+            tokens = network.codebook.nearest(inputs).view(len(images), -1, inputs.shape[1])
+            return [
+                Analysis(*image.size, *self._settle(mine), pixels, found[None])
+                for image, mine, pixels, found in zip(images, tokens, padded, features, strict=True)
+            ]
+
+    def code(self, analyses: Sequence[Analysis], quality: float) -> list[bytes]:
+        """The .dlf files at `quality`, 0 to 100, of pictures of one padded size. Raises ValueError."""
         if not 0 <= quality <= 100:
             raise ValueError(f"quality must be a number from 0 to 100, not {quality}")
         quality = nearest_quality(quality)
-        width_px, height_px = image.size
-        if width_px * height_px > max_pixels:
-            raise LimitError(f"{width_px}x{height_px} pixels are more than the limit of {max_pixels}")
-        self._check_padded(width_px, height_px, max_pixels)
-        with _memory_for(width_px, height_px):
-            return self._encode(image, quality)
-
-    def _encode(self, image: Image.Image, quality: float) -> bytes:
-        width_px, height_px = image.size
-        network = self.model.network
-        pixels = np.array(image.convert("RGB"))
-        x = torch.from_numpy(pixels).to(self.model.device).permute(2, 0, 1)[None].float() / 127.5 - 1
         with torch.inference_mode():
-            x = pad_to_tiles(x, network.config.tile_px)
-            inputs, features = network.analyse_tokens(x)
-            tokens = network.codebook.nearest(inputs).view(inputs.shape[:2])
-            semantic = self._pack_tokens(tokens)
-            if self._too_short(semantic, tokens.shape[0]):  # they end in slots that begin at 0 and cost no bytes
-                tokens[-1, -1] = _nearest_other(network.codebook.entries, int(tokens[-1, -1]))
-                semantic = self._pack_tokens(tokens)
-            latent = network.analyse_detail(x, features, tokens, self._level(quality))[0]
-            detail = Encoder()
-            check = _Check(self.fingerprint)
-            check.add(_flat(tokens))
-            passes = self._passes(quality, width_px, height_px)
-            for indices in passes:
-                symbols = passes.residuals(latent)
-                detail.put(symbols, indices, self.model.detail_tables)
-                check.add(symbols)
-                passes.accept(symbols)
-        container = Container(
-            model_id=self.model_id,
-            width_px=width_px,
-            height_px=height_px,
-            quality=quality,
-            symbol_check=check.value,
-            semantic=semantic,
-            detail=detail.finish(),
-        )
-        return pack(container)
+            with timed("network"):
+                latents = self.model.network.analyse_detail(
+                    _joined([one.pixels for one in analyses]),
+                    _joined([one.features for one in analyses]),
+                    _joined([one.tokens for one in analyses]),
+                    self._level([quality] * len(analyses)),
+                ).cpu()
+            with timed("coder"):
+                return self._write(analyses, quality, latents)
+
+    def _code_within(self, analysis: Analysis, limit_bytes: int) -> bytes:
+        return largest_within(lambda step: self.code([analysis], step / 2)[0], limit_bytes)
+
+    def _write(self, analyses: Sequence[Analysis], quality: float, latents: Tensor) -> list[bytes]:
+        encoders = [Encoder() for _ in analyses]
+        checks = [SymbolCheck(self.fingerprint) for _ in analyses]
+        for check, analysis in zip(checks, analyses, strict=True):
+            check.add(_flat(analysis.tokens))
+        passes = FourPasses.side_by_side([self._passes(quality, one.width_px, one.height_px) for one in analyses])
+        latents = latents.movedim(1, 0)
+        for indices in passes:
+            symbols = passes.residuals(latents)
+            parts = zip(_cut(symbols, passes.counts), _cut(indices, passes.counts), strict=True)
+            for encoder, check, (mine, rows) in zip(encoders, checks, parts, strict=True):
+                encoder.put(mine, rows, self.model.detail_tables)
+                check.add(mine)
+            passes.accept(symbols)
+        return [
+            pack(
+                Container(
+                    model_id=self.model_id,
+                    width_px=analysis.width_px,
+                    height_px=analysis.height_px,
+                    quality=quality,
+                    symbol_check=check.value,
+                    semantic=analysis.semantic,
+                    detail=encoder.finish(),
+                )
+            )
+            for analysis, check, encoder in zip(analyses, checks, encoders, strict=True)
+        ]
 
     def decode(self, data: bytes, *, allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
         """The RGB picture in a .dlf file.
@@ -137,60 +223,109 @@ class Codec:
         the file is damaged, LimitError if it is larger than `max_pixels` or than memory, ModelError if it names another
         model.
         """
+        return self.decode_many([data], allow_partial=allow_partial, max_pixels=max_pixels)[0]
+
+    def decode_many(
+        self, files: Sequence[bytes], *, allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS
+    ) -> list[Image.Image]:
+        """The RGB pictures in .dlf files, each as `decode` gives it but for the last bit of some pixels.
+
+        Small ones of one padded size go through the network together, which takes less time. Raises the errors of
+        `decode` for the first file that has one.
+        """
         if self.model.part == "encode":
             raise ValueError("this codec was loaded for encoding only")
-        container = unpack(data, max_pixels=max_pixels, allow_partial=allow_partial)
-        if container.model_id != self.model_id:
-            raise ModelError(
-                f"the file was made with model {container.model_id.hex()}, "
-                f"which is not {self.name!r} ({self.model_id.hex()})"
-            )
-        self._check_padded(container.width_px, container.height_px, max_pixels)
-        with _memory_for(container.width_px, container.height_px), torch.inference_mode():
-            tokens, latent = self._read_symbols(container)
-            image = self.model.network.reconstruct(tokens, latent, self._level(container.quality))[0]
-            image = image[:, : container.height_px, : container.width_px].clamp(-1, 1)
-            pixels = ((image + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).contiguous().cpu().numpy()
-        return Image.fromarray(pixels)
+        with timed("coder"):
+            containers = [unpack(data, max_pixels=max_pixels, allow_partial=allow_partial) for data in files]
+        for container in containers:
+            if container.model_id != self.model_id:
+                raise ModelError(
+                    f"the file was made with model {container.model_id.hex()}, "
+                    f"which is not {self.name!r} ({self.model_id.hex()})"
+                )
+            self._check_padded(container.width_px, container.height_px, max_pixels)
+        images: dict[int, Image.Image] = {}
+        for group in self._groups([(container.width_px, container.height_px) for container in containers]):
+            members = [containers[at] for at in group]
+            with _memory_for(members[0].width_px, members[0].height_px), torch.inference_mode():
+                images |= zip(group, self._paint(members), strict=True)
+        return [images[at] for at in range(len(files))]
 
-    def _read_symbols(self, container: Container) -> tuple[Tensor, Tensor]:
-        """Tokens T 32 and the latent times its step, 1 C H W; FormatError if a stream or the check does not fit."""
-        config = self.model.network.config
-        tiles = self._tiles(container.width_px, container.height_px)
-        if self._too_short(container.semantic, tiles):
-            raise FormatError("the semantic section is too short for a picture of this size; the file is damaged")
-        semantic = Decoder(container.semantic)
-        tokens = semantic.get(np.zeros(tiles * config.tokens_per_tile, np.int32), self.model.token_tables)
-        semantic.finish()
-        if tokens.min() < 0 or tokens.max() >= config.codebook_size:
-            raise FormatError("a token is outside the codebook; the file is damaged")
-        check = _Check(self.fingerprint)
-        check.add(tokens)
-        passes = self._passes(container.quality, container.width_px, container.height_px)
-        if container.complete:
-            detail = Decoder(container.detail)
-            for indices in passes:
-                symbols = detail.get(indices, self.model.detail_tables)
-                check.add(symbols)
-                passes.accept(symbols)
-            detail.finish()
-            if check.value != container.symbol_check:
-                raise FormatError("the decoded symbols do not match the file's check; file or decoder is damaged")
-        else:
-            reader = _CutStream(container.detail)
-            for indices in passes:
-                passes.accept(reader.get(indices, self.model))
-        by_tile = torch.from_numpy(tokens).long().view(-1, config.tokens_per_tile)
-        return by_tile.to(self.model.device), passes.latent()
+    def _paint(self, containers: Sequence[Container]) -> list[Image.Image]:
+        with timed("coder"):
+            tokens, latents = self._read_symbols(*containers)
+        with timed("network"):
+            level = self._level([container.quality for container in containers])
+            padded = self.model.network.reconstruct(tokens, latents, level)
+            return [
+                _to_image(pixels[:, : container.height_px, : container.width_px])
+                for pixels, container in zip(padded, containers, strict=True)
+            ]
 
-    def _pack_tokens(self, tokens: Tensor) -> bytes:
-        symbols, encoder = _flat(tokens), Encoder()
-        encoder.put(symbols, np.zeros_like(symbols), self.model.token_tables)
-        return encoder.finish()
+    def _read_symbols(self, *containers: Container) -> tuple[Tensor, Tensor]:
+        """Tokens T 32 and latents times their steps, B C H W, of pictures of one padded size.
+
+        Raises FormatError if a stream or a check does not fit.
+        """
+        config, tables = self.model.network.config, self.model.detail_tables
+        tokens: list[Tensor] = []
+        readers: list[WholeStream | CutStream] = []
+        for container in containers:
+            tiles = self._tiles(container.width_px, container.height_px)
+            if self._too_short(container.semantic, tiles):
+                raise FormatError("the semantic section is too short for a picture of this size; the file is damaged")
+            count = tiles * config.tokens_per_tile
+            flat = unpack_tokens(container.semantic, count, config.codebook_size, self.model.token_tables)
+            tokens.append(torch.from_numpy(flat).long().view(-1, config.tokens_per_tile))
+            if container.complete:
+                check = SymbolCheck(self.fingerprint)
+                check.add(flat)
+                readers.append(WholeStream(container.detail, tables, check))
+            else:
+                readers.append(CutStream(container.detail, tables))
+        passes = FourPasses.side_by_side([self._passes(c.quality, c.width_px, c.height_px) for c in containers])
+        for indices in passes:
+            parts = zip(readers, _cut(indices, passes.counts), strict=True)
+            passes.accept(np.concatenate([reader.get(rows) for reader, rows in parts]))
+        for reader, container in zip(readers, containers, strict=True):
+            reader.finish(container.symbol_check)
+        return _joined(tokens).to(self.model.device), passes.latent()
+
+    def padded_size(self, width_px: int, height_px: int) -> tuple[int, int]:
+        """Width and height of such a picture in whole tiles; pictures of one padded size can go together."""
+        tile_px = self.model.network.config.tile_px
+        return -(-width_px // tile_px) * tile_px, -(-height_px // tile_px) * tile_px
+
+    def together(self, width_px: int, height_px: int) -> int:
+        """How many such pictures go through the network at a time: 1 if they are large."""
+        padded = self.padded_size(width_px, height_px)
+        return max(1, _TOGETHER_PX // (padded[0] * padded[1]))
+
+    def _groups(self, sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
+        """Which pictures go through the network together, by their places."""
+        places: dict[tuple[int, int], list[int]] = {}
+        for at, size in enumerate(sizes):
+            places.setdefault(self.padded_size(*size), []).append(at)
+        for padded, members in places.items():
+            count = self.together(*padded)
+            yield from (members[at : at + count] for at in range(0, len(members), count))
+
+    def _to_tensor(self, image: Image.Image) -> Tensor:
+        """1 3 H W in [-1, 1]."""
+        pixels = torch.from_numpy(np.array(image.convert("RGB"))).to(self.model.device)
+        return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+
+    def _settle(self, tokens: Tensor) -> tuple[Tensor, bytes]:
+        """Tokens T 32, one of them changed where the format asks for that, and their section."""
+        semantic = pack_tokens(_flat(tokens), self.model.token_tables)
+        if self._too_short(semantic, tokens.shape[0]):  # they end in slots that begin at 0 and cost no bytes
+            tokens[-1, -1] = _nearest_other(self.model.network.codebook.entries, int(tokens[-1, -1]))
+            semantic = pack_tokens(_flat(tokens), self.model.token_tables)
+        return tokens, semantic
 
     def _tiles(self, width_px: int, height_px: int) -> int:
-        tile_px = self.model.network.config.tile_px
-        return -(-width_px // tile_px) * -(-height_px // tile_px)
+        width, height = self.padded_size(width_px, height_px)
+        return width * height // self.model.network.config.tile_px**2
 
     def _too_short(self, semantic: bytes, tiles: int) -> bool:
         """Whether a large picture comes from next to nothing (SPEC.md, "Semantic-token section")."""
@@ -199,26 +334,42 @@ class Codec:
         return tiles * config.tile_px**2 > _FREE_PX and 8 * len(semantic) + _SLACK_BITS < least_bits
 
     def _check_padded(self, width_px: int, height_px: int, max_pixels: int) -> None:
-        padded_px = self._tiles(width_px, height_px) * self.model.network.config.tile_px**2
-        if padded_px > max(_FREE_PX, 2 * max_pixels):  # a strip may be padded to many times its pixels
-            raise LimitError(f"{width_px}x{height_px} pixels make {padded_px} when padded to whole tiles, too many")
+        width, height = self.padded_size(width_px, height_px)
+        if width * height > max(_FREE_PX, 2 * max_pixels):  # a strip may be padded to many times its pixels
+            raise LimitError(
+                f"{width_px}x{height_px} pixels make {width * height} when padded to whole tiles, too many"
+            )
 
     def _passes(self, quality: float, width_px: int, height_px: int) -> FourPasses:
-        config = self.model.network.config
-        per_tile = config.tile_px // config.cell_px
-        size = tuple(-(-side // config.tile_px) * per_tile for side in (height_px, width_px))
-        visible = tuple(-(-side // config.cell_px) for side in (height_px, width_px))
-        return FourPasses(
-            self.model.prior, self.model.thresholds, round(2 * quality), (size[0], size[1]), (visible[0], visible[1])
-        )
+        cell_px = self.model.network.config.cell_px
+        width, height = self.padded_size(width_px, height_px)
+        visible = (-(-height_px // cell_px), -(-width_px // cell_px))
+        size = (height // cell_px, width // cell_px)
+        return FourPasses(self.model.prior, self.model.thresholds, round(2 * quality), size, visible)
 
-    def _level(self, quality: float) -> Tensor:
+    def _level(self, qualities: Iterable[float]) -> Tensor:
         levels = self.model.network.config.levels
-        return torch.tensor([quality / 100 * (levels - 1)], device=self.model.device)
+        return torch.tensor([quality / 100 * (levels - 1) for quality in qualities], device=self.model.device)
 
 
 def _flat(tokens: Tensor) -> Int32Array:
     return tokens.to(torch.int32).cpu().numpy().reshape(-1)
+
+
+def _joined(tensors: Sequence[Tensor]) -> Tensor:
+    """One tensor along the first dimension; a single one is not copied, for it may be large."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+def _cut(values: Int32Array, counts: Sequence[int]) -> list[Int32Array]:
+    """The values of each picture."""
+    return np.split(values, np.cumsum(counts)[:-1])
+
+
+def _to_image(pixels: Tensor) -> Image.Image:
+    """`3 H W` in [-1, 1] as a picture."""
+    pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
 def _nearest_other(entries: Tensor, token: int) -> int:
@@ -252,49 +403,23 @@ def _packs(precision: str, entry: registry.ModelEntry, gpu: bool) -> bool:
     return precision == "bfloat16"
 
 
-class _Check:
-    """CRC-16 over the model's fingerprint and all symbols, each as four bytes, little endian."""
-
-    def __init__(self, fingerprint: bytes) -> None:
-        self.value = binascii.crc_hqx(fingerprint, 0xFFFF)
-
-    def add(self, symbols: Int32Array) -> None:
-        self.value = binascii.crc_hqx(symbols.astype("<i4").tobytes(), self.value)
-
-
-class _CutStream:
-    """Reads of a detail stream what is certain whatever the lost bytes were, and takes all the rest as 0."""
-
-    def __init__(self, data: bytes) -> None:
-        self._decoder = Decoder(data)  # stands after the last certain symbol
-        self._ended = False
-
-    def get(self, indices: Int32Array, model: store.LoadedModel) -> Int32Array:
-        symbols = np.zeros_like(indices)
-        at, count = 0, 0 if self._ended else len(indices)
-        while count and at < len(indices):  # as many as are certain, found by halving
-            ahead = self._decoder.copy()
-            try:
-                part = ahead.get(indices[at : at + count], model.detail_tables)
-            except FormatError:
-                part = None
-            if part is None or ahead.overrun:
-                count //= 2
-            else:
-                symbols[at : at + len(part)] = part
-                self._decoder, at = ahead, at + len(part)
-        self._ended = at < len(indices)
-        return symbols
-
-
 @lru_cache(maxsize=4)
 def _shared(model: str | bytes | None, device: str, purpose: Part) -> Codec:
     return Codec.load(model, device=device, purpose=purpose)
 
 
-def encode(image: Image.Image, *, quality: float = 50.0, model: str | None = None, device: str = "auto") -> bytes:
+def encode(
+    image: Image.Image,
+    *,
+    quality: float | None = None,
+    target_size: int | None = None,
+    target_bpp: float | None = None,
+    model: str | None = None,
+    device: str = "auto",
+) -> bytes:
     """The .dlf file of `image`; see `Codec.encode`. The model stays loaded for the next call."""
-    return _shared(model, device, "encode").encode(image, quality=quality)
+    codec = _shared(model, device, "encode")
+    return codec.encode(image, quality=quality, target_size=target_size, target_bpp=target_bpp)
 
 
 def decode(data: bytes, *, device: str = "auto", allow_partial: bool = False) -> Image.Image:

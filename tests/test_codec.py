@@ -20,6 +20,7 @@ import dlfc
 from dlfc import codec as codec_module
 from dlfc.codec import Codec
 from dlfc.entropy.coder import Encoder, Tables
+from dlfc.entropy.sections import CutStream
 from dlfc.errors import FormatError, LimitError, ModelError
 from dlfc.formats import Container, Extra, pack, unpack
 from dlfc.zoo.registry import MODELS_DIR_VARIABLE
@@ -281,9 +282,9 @@ def test_what_a_cut_stream_still_holds_is_read_and_the_rest_is_zero(
         read: list[int] = []
         fields = unpack(data, allow_partial=True)
         passes = codec._passes(fields.quality, fields.width_px, fields.height_px)
-        reader = codec_module._CutStream(fields.detail)
+        reader = CutStream(fields.detail, codec.model.detail_tables)
         for indices in passes:
-            part = reader.get(indices, codec.model)
+            part = reader.get(indices)
             passes.accept(part)
             read += part.tolist()
         return read

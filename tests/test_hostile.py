@@ -14,8 +14,9 @@ import pytest
 from conftest import real_command, run_process
 from networks import TINY, install, photo
 
-from dlfc.codec import Codec, _Check
+from dlfc.codec import Codec
 from dlfc.entropy.coder import Decoder, Encoder, Tables
+from dlfc.entropy.sections import SymbolCheck
 from dlfc.errors import FormatError, LimitError
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, pack, unpack
 from dlfc.model.dlf import DLF, Codebook
@@ -40,7 +41,7 @@ def blank(codec: Codec, width_px: int, height_px: int) -> Container:
     config = codec.model.network.config
     tiles = -(-width_px // config.tile_px) * -(-height_px // config.tile_px)
     tokens = np.arange(tiles * config.tokens_per_tile, dtype=np.int32) * 7 % config.codebook_size
-    semantic, detail, check = Encoder(), Encoder(), _Check(codec.fingerprint)
+    semantic, detail, check = Encoder(), Encoder(), SymbolCheck(codec.fingerprint)
     semantic.put(tokens, np.zeros_like(tokens), codec.model.token_tables)
     check.add(tokens)
     passes = codec._passes(50.0, width_px, height_px)
@@ -196,7 +197,7 @@ def test_damaged_cut_and_forged_files_end_in_a_picture_or_one_line() -> None:
 def test_symbols_that_no_picture_would_give_become_a_picture(tiny: Codec) -> None:
     for symbol in (2**31 - 1, -(2**31), 2**13):
         tokens = np.full(TINY.tokens_per_tile, TINY.codebook_size - 1, np.int32)
-        semantic, detail, check = Encoder(), Encoder(), _Check(tiny.fingerprint)
+        semantic, detail, check = Encoder(), Encoder(), SymbolCheck(tiny.fingerprint)
         semantic.put(tokens, np.zeros_like(tokens), tiny.model.token_tables)
         check.add(tokens)
         passes = tiny._passes(100.0, 60, 50)

@@ -10,9 +10,9 @@ import pytest
 from networks import install, photo
 from PIL import Image
 
-from dlfc import codec as codec_module
 from dlfc.codec import Codec
 from dlfc.entropy.coder import Decoder
+from dlfc.entropy.sections import CutStream
 from dlfc.errors import FormatError
 from dlfc.formats import unpack
 
@@ -29,13 +29,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Codec:
 def cut_symbols(codec: Codec, data: bytes) -> tuple[list[int], list[int]]:
     """The detail symbols that a cut file gives, zeros included, and those that are certain, taken one by one."""
     fields = unpack(data, allow_partial=True)
-    reader, one_by_one = codec_module._CutStream(fields.detail), Decoder(fields.detail)
+    reader, one_by_one = CutStream(fields.detail, codec.model.detail_tables), Decoder(fields.detail)
     read: list[int] = []
     certain: list[int] = []
     ended = False
     passes = codec._passes(fields.quality, fields.width_px, fields.height_px)
     for indices in passes:
-        symbols = reader.get(indices, codec.model)
+        symbols = reader.get(indices)
         passes.accept(symbols)
         read += symbols.tolist()
         for i in range(len(indices)):

@@ -8,7 +8,7 @@ arithmetic for other decoders.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -72,17 +72,36 @@ def _rounded(values: Tensor, bits: int) -> Tensor:
     return torch.round(values.detach().double() * (1 << bits))
 
 
+_KEPT_CELLS = 1 << 10  # starts of pictures up to this size are kept for the next one: 1.5 MB at 48 channels
+
+
 class IntegerPrior:
-    """Evaluates the prior for one picture; holds the tensors that `to_integers` made."""
+    """Evaluates the prior; holds the tensors that `to_integers` made.
+
+    Maps are C H W, or C B H W for several pictures side by side.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
         self.device = device
         self.vector = tensors["vector"].to(torch.int64)
         self.levels, self.channels = self.vector.shape
         self._tensors = {k: v.to(device, torch.float64) for k, v in tensors.items() if k != "vector"}
+        self._last_start: tuple[tuple[int, int, int], tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
 
     def start(self, quality_step: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Step, scales, means and the common map of a latent of `height` x `width` cells, each C H W."""
+        """Step, scales, means and the common map of a latent of `height` x `width` cells, each C H W.
+
+        They depend on nothing else, so those of the last small picture are kept. Not to be written to.
+        """
+        key, last = (quality_step, height, width), self._last_start
+        if last is not None and last[0] == key:
+            return last[1]
+        maps = self._start(quality_step, height, width)
+        if height * width <= _KEPT_CELLS:
+            self._last_start = key, maps
+        return maps
+
+    def _start(self, quality_step: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         at, part = divmod(quality_step * (self.levels - 1), QUALITY_STEPS)
         above = self.vector[min(at + 1, self.levels - 1)]
         vector = (self.vector[at] * (QUALITY_STEPS - part) + above * part).div(QUALITY_STEPS, rounding_mode="floor")
@@ -108,18 +127,18 @@ class IntegerPrior:
         return _clamp(x + self._pointwise(f"{name}.contract", _clamp(_leaky(a, SLOPE_2) + _leaky(b, SLOPE_1))))
 
     def _pointwise(self, name: str, x: Tensor) -> Tensor:
-        c, h, w = x.shape
-        total = self._tensors[f"{name}.weight"] @ x.reshape(c, h * w) + self._tensors[f"{name}.bias"][:, None]
-        return _rescale(total).view(-1, h, w)
+        total = self._tensors[f"{name}.weight"] @ x.reshape(x.shape[0], -1)
+        return _rescale(total.add_(self._tensors[f"{name}.bias"][:, None])).view(-1, *x.shape[1:])
 
     def _depthwise(self, name: str, x: Tensor) -> Tensor:
-        _, h, w = x.shape
+        h, w = x.shape[-2:]
         padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
+        per_channel = (slice(None), *[None] * (x.dim() - 1))
         weight = self._tensors[f"{name}.weight"]
-        total = self._tensors[f"{name}.bias"][:, None, None].expand_as(x)
+        total = self._tensors[f"{name}.bias"][per_channel].expand_as(x).clone()
         for i in range(9):
             row, col = divmod(i, 3)
-            total = total + weight[:, i, None, None] * padded[:, row : row + h, col : col + w]
+            total.addcmul_(weight[:, i][per_channel], padded[..., row : row + h, col : col + w])
         return _rescale(total)
 
 
@@ -128,12 +147,14 @@ def _clamp(x: Tensor) -> Tensor:
 
 
 def _rescale(total: Tensor) -> Tensor:
-    """Back to activation units: divided by 2^14, rounded half up, clamped."""
-    return _clamp(torch.floor((total + (1 << (WEIGHT_BITS - 1))) * 2.0**-WEIGHT_BITS))
+    """Back to activation units: divided by 2^14, rounded half up, clamped; `total` is overwritten."""
+    total.add_(1 << (WEIGHT_BITS - 1)).mul_(2.0**-WEIGHT_BITS)
+    return total.floor_().clamp_(-MAX_ACTIVATION, MAX_ACTIVATION)
 
 
 def _leaky(x: Tensor, slope: int) -> Tensor:
-    return torch.where(x < 0, torch.floor(x * slope * 2.0**-SLOPE_BITS), x)
+    """`x` where it is not negative, else the floor of `x` times the slope: always the larger of the two."""
+    return torch.maximum(x, (x * slope).mul_(2.0**-SLOPE_BITS).floor_())
 
 
 class FourPasses:
@@ -161,6 +182,26 @@ class FourPasses:
         self._seen[: visible[0], : visible[1]] = True
         self._mask = self._coded = self._masks[0]
 
+    @classmethod
+    def side_by_side(cls, passes: Sequence[FourPasses]) -> FourPasses:
+        """The walks of latents of one size, none of them begun, as one that takes less time.
+
+        In all arrays the symbols of one picture follow those of the one before; `counts` says how many are whose.
+        """
+        many = object.__new__(cls)
+        many._prior, many._thresholds = passes[0]._prior, passes[0]._thresholds
+        for name in ("_step", "_scales", "_means", "_common", "_values"):
+            setattr(many, name, torch.stack([getattr(one, name) for one in passes], 1))  # C B H W
+        many._masks = passes[0]._masks[:, :, None]
+        many._seen = torch.stack([one._seen for one in passes])
+        many._mask = many._coded = many._masks[0]
+        return many
+
+    @property
+    def counts(self) -> list[int]:
+        """How many symbols of this pass belong to each picture."""
+        return _by_picture(self._coded).flatten(-3).sum(-1).reshape(-1).tolist()
+
     def __iter__(self) -> Iterator[Int32Array]:
         for k, mask in enumerate(self._masks):
             if k:
@@ -168,26 +209,36 @@ class FourPasses:
             self._mask = mask
             scales = self._merge(self._scales)
             self._coded = (scales >= SKIP_SCALE) & self._seen
-            index = torch.searchsorted(self._thresholds, scales[self._coded].long(), right=True) - 1
+            coded = _by_picture(scales)[_by_picture(self._coded)]
+            index = torch.searchsorted(self._thresholds, coded.long(), right=True) - 1
             yield index.clamp(min=0).to(torch.int32).cpu().numpy()
 
     def residuals(self, latent: Tensor) -> Int32Array:
-        """The symbols of this pass for an encoder's `latent` C H W (before the step), rounded half to even."""
+        """The symbols of this pass for an encoder's `latent` C H W (before the step), rounded half to even.
+
+        For several pictures, `latent` is C B H W.
+        """
         y = latent.to(self._prior.device, torch.float64) * ONE / self._step
-        rounded = torch.round(self._merge(y - self._means / ONE))[self._coded]
+        rounded = torch.round(_by_picture(self._merge(y - self._means / ONE))[_by_picture(self._coded)])
         return rounded.clamp(-MAX_SYMBOL, MAX_SYMBOL).to(torch.int32).cpu().numpy()
 
     def accept(self, symbols: Int32Array) -> None:
         """Take the symbols of this pass into the values that later passes see."""
         group = torch.zeros(self._coded.shape, dtype=torch.float64, device=self._prior.device)
-        group[self._coded] = torch.from_numpy(symbols.astype(np.float64)).to(group.device)
-        spread = group.repeat(4, 1, 1)  # a position holds one channel group per pass
+        _by_picture(group)[_by_picture(self._coded)] = torch.from_numpy(symbols.astype(np.float64)).to(group.device)
+        spread = group.repeat(4, *[1] * (group.dim() - 1))  # a position holds one channel group per pass
         self._values = torch.where(self._mask, _clamp(spread * ONE + self._means), self._values)
 
     def latent(self) -> Tensor:
-        """The quantised latent times its step, float32 1 C H W."""
-        return (self._values * self._step * 2.0 ** (-2 * ACTIVATION_BITS)).float()[None]
+        """The quantised latent times its step, float32 B C H W, B being 1 for one picture."""
+        latent = (self._values * self._step * 2.0 ** (-2 * ACTIVATION_BITS)).float()
+        return latent.movedim(0, -3).reshape(-1, latent.shape[0], *latent.shape[-2:])
 
     def _merge(self, x: Tensor) -> Tensor:
         """The coded quarter of C H W as C/4 H W: the sum over channel groups of what this pass's mask leaves."""
-        return torch.where(self._mask, x, torch.zeros_like(x)).view(4, -1, *x.shape[1:]).sum(0)
+        return torch.where(self._mask, x, torch.zeros_like(x)).reshape(4, -1, *x.shape[1:]).sum(0)
+
+
+def _by_picture(x: Tensor) -> Tensor:
+    """C H W as it is, C B H W as B C H W: coding order."""
+    return x.movedim(0, -3)
