@@ -21,12 +21,26 @@ _CRITICAL_BIT = 0x80
 
 
 class Kind(IntEnum):
-    """Names reserved for optional sections; bit 7 set means that a reader must know the kind."""
+    """Names of optional sections; bit 7 set means that a reader must know the kind."""
 
     ICC = 0x01
     EXIF = 0x02
     XMP = 0x03
+    GRAY = 0x04
+    COLOUR = 0x05
     ALPHA = 0x84
+
+
+class Coding(IntEnum):
+    """First byte of the payload of metadata and transparency: how the rest is coded."""
+
+    STORED = 0
+    DEFLATE = 1
+    VP8L = 2
+    CONSTANT = 3
+
+
+_CRITICAL_CODINGS = {Kind.ALPHA: frozenset(Coding)}
 
 
 def kind_name(kind: int) -> str:
@@ -145,7 +159,7 @@ def unpack(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS, allow_partial: 
             raise found.problem
     extras = found.sections[2:]
     for extra in extras:
-        _refuse_unknown_critical(extra.kind)
+        _refuse_unknown_critical(extra.kind, extra.payload)
     return Container(
         model_id=header.model_id,
         width_px=header.width_px,
@@ -246,8 +260,10 @@ def _refuse_trailing_bytes(data: bytes, header_size: int, file_check: int, found
             raise FormatError(f"{surplus} byte{'s'[: surplus > 1]} after the end of the last section")
 
 
-def _refuse_unknown_critical(kind: int) -> None:
-    if kind & _CRITICAL_BIT:  # version 1 gives no critical section a meaning, so all of them are unknown
+def _refuse_unknown_critical(kind: int, payload: bytes) -> None:
+    """Raise UnsupportedVersionError for a critical section of unknown kind or coding, also for one that was cut."""
+    known = kind in _CRITICAL_CODINGS and (not payload or payload[0] in _CRITICAL_CODINGS[Kind(kind)])
+    if kind & _CRITICAL_BIT and not known:
         raise UnsupportedVersionError(
             f"the picture needs section {kind_name(kind)}, which this program does not know; "
             "decode it with a newer dlfc"

@@ -148,11 +148,11 @@ def test_an_unknown_model_is_said_once(dlfc: Run, photo: Path) -> None:
 
 
 def test_a_note_says_what_was_converted(dlfc: Run, tmp_path: Path) -> None:
-    picture().convert("L").save("gray.png")
-    lines = dlfc("encode", "gray.png").err.splitlines()
-    assert lines[0] == "dlfc: gray.png: note: gray converted to RGB"
+    picture().convert("P").save("few.png")
+    lines = dlfc("encode", "few.png").err.splitlines()
+    assert lines[0] == "dlfc: few.png: note: palette converted to RGB"
     assert len(lines) == 2
-    assert dlfc("encode", "gray.png", "-f", "--quiet").err == ""
+    assert dlfc("encode", "few.png", "-f", "--quiet").err == ""
 
 
 def test_dropped_metadata_is_mentioned_only_when_asked(dlfc: Run, tmp_path: Path) -> None:

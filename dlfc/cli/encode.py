@@ -17,7 +17,7 @@ from dlfc.formats import DEFAULT_MAX_PIXELS
 
 if TYPE_CHECKING:
     from dlfc.codec import Codec
-    from dlfc.image import LoadedImage
+    from dlfc.companions import Prepared
 
 SUFFIX = ".dlf"
 MAX_INPUT_BYTES = 2**31  # far above any photograph; an endless input ends here
@@ -101,7 +101,7 @@ def encode(
         raise typer.Exit(1)
 
 
-def _encode_file(name: str, codec: Codec, quality: float, max_pixels: int) -> tuple[bytes, LoadedImage]:
+def _encode_file(name: str, codec: Codec, quality: float, max_pixels: int) -> tuple[bytes, Prepared]:
     from dlfc.image import load_image
 
     picture = load_image(load(name, max_bytes=MAX_INPUT_BYTES), max_pixels=max_pixels)
