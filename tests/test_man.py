@@ -19,6 +19,7 @@ PAGES = {
     "encode": "dlfc-encode.1",
     "decode": "dlfc-decode.1",
     "info": "dlfc-info.1",
+    "compare": "dlfc-compare.1",
     "eval": "dlfc-eval.1",
     "train": "dlfc-train.1",
     "thumbnail": "dlfc-thumbnail.1",
@@ -68,5 +69,5 @@ def test_a_manual_page_has_the_usual_sections(page: str) -> None:
 
 
 def test_the_limit_in_the_manual_is_that_of_the_program() -> None:
-    for name in ("encode", "decode", "info"):
+    for name in ("encode", "decode", "info", "compare"):
         assert f"default is {DEFAULT_MAX_PIXELS}," in (MAN / PAGES[name]).read_text()

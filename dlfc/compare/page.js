@@ -11,7 +11,9 @@ function element(tag, name, properties = {}, ...children) {
 
 function player(photo) {
   const cards = [...photo.querySelectorAll("figure button")];
-  const state = { left: 0, right: Math.min(1, cards.length - 1), split: 50, zoom: 1 };
+  const rows = [...photo.querySelectorAll(".row:not(.original)")];
+  const middle = rows[Math.floor(rows.length / 2)].querySelector("button");
+  const state = { left: 0, right: cards.indexOf(middle), split: 50, zoom: 1 };
 
   const pictures = { left: element("img", "", { alt: "" }), right: element("img", "", { alt: "" }) };
   const tags = { left: element("span", "tag left"), right: element("span", "tag right") };

@@ -66,7 +66,7 @@ def _figure(photo: Photo, version: Version) -> str:
     label = escape(f"{version.codec}, {size}")
     return f"""<figure>
 <button type="button" data-label="{label}"><img src="{_address(version.picture)}" width="{photo.width_px}" \
-height="{photo.height_px}" alt="{label}" decoding="async"></button>
+height="{photo.height_px}" alt="{label}"></button>
 <figcaption><strong>{escape(version.codec)}</strong> <span>{size}</span> <span>{bpp:.4f} bpp</span> {setting}{remark}\
 </figcaption>
 </figure>"""

@@ -179,6 +179,7 @@ def main() -> int:
     try:
         if arguments.what == "install":
             place.install(arguments.python)
+            print(f"the command is {place.prefix / 'bin' / 'dlfc'}")
         else:
             place.uninstall()
     except FileNotFoundError as error:
