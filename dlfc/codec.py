@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,11 +18,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dlfc.companions import Finish
 from dlfc.entropy.coder import Encoder
 from dlfc.entropy.prior import FourPasses
 from dlfc.entropy.sections import CutStream, SymbolCheck, WholeStream, pack_tokens, unpack_tokens
 from dlfc.errors import FormatError, LimitError, ModelError
-from dlfc.formats import DEFAULT_MAX_PIXELS, Container, nearest_quality, pack, unpack
+from dlfc.formats import DEFAULT_MAX_PIXELS, Container, Extra, nearest_quality, pack, unpack
 from dlfc.model.dlf import Part, pad_to_tiles
 from dlfc.model.linear import can_pack
 from dlfc.target import largest_within, limit_of
@@ -48,6 +49,7 @@ class Analysis:
     semantic: bytes  # the section of these tokens
     pixels: Tensor  # 1 3 H W in [-1, 1], padded to whole tiles
     features: Tensor  # 1 C H/32 W/32
+    extras: tuple[Extra, ...] = ()  # optional sections that its file gets
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,10 @@ class Codec:
         quality: float | None = None,
         target_size: int | None = None,
         target_bpp: float | None = None,
+        extras: tuple[Extra, ...] = (),
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> bytes:
-        """The .dlf file of `image`, which is taken as RGB.
+        """The .dlf file of `image`, which is taken as RGB, with `extras` as its optional sections.
 
         `quality` from 0 to 100 counts in half steps; the default is 50. In its place, `target_size` in bytes or
         `target_bpp` in bits per pixel asks for the highest quality whose file is not larger than that. Readers refuse
@@ -116,7 +119,12 @@ class Codec:
         target; ValueError if a number is out of range or more than one of quality and targets is given.
         """
         return self.encode_many(
-            [image], quality=quality, target_size=target_size, target_bpp=target_bpp, max_pixels=max_pixels
+            [image],
+            quality=quality,
+            target_size=target_size,
+            target_bpp=target_bpp,
+            extras=[extras],
+            max_pixels=max_pixels,
         )[0]
 
     def encode_many(
@@ -126,6 +134,7 @@ class Codec:
         quality: float | None = None,
         target_size: int | None = None,
         target_bpp: float | None = None,
+        extras: Sequence[tuple[Extra, ...]] | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> list[bytes]:
         """The .dlf files of `images`, each as `encode` makes it, in less time if they are small.
@@ -146,6 +155,8 @@ class Codec:
         for group in self._groups([image.size for image in images]):
             with _memory_for(*images[group[0]].size):
                 analyses = self.analyse([images[at] for at in group])
+                if extras is not None:
+                    analyses = [replace(one, extras=extras[at]) for one, at in zip(analyses, group, strict=True)]
                 if target_size is target_bpp is None:
                     coded = self.code(analyses, DEFAULT_QUALITY if quality is None else quality)
                 else:
@@ -211,13 +222,14 @@ class Codec:
                     symbol_check=check.value,
                     semantic=analysis.semantic,
                     detail=encoder.finish(),
+                    extras=analysis.extras,
                 )
             )
             for analysis, check, encoder in zip(analyses, checks, encoders, strict=True)
         ]
 
     def decode(self, data: bytes, *, allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
-        """The RGB picture in a .dlf file.
+        """The picture in a .dlf file, in mode L, LA, RGB or RGBA, with what was kept of it in its `info`.
 
         With `allow_partial` a file that was cut after its semantic section gives a picture too. Raises FormatError if
         the file is damaged, LimitError if it is larger than `max_pixels` or than memory, ModelError if it names another
@@ -228,7 +240,7 @@ class Codec:
     def decode_many(
         self, files: Sequence[bytes], *, allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS
     ) -> list[Image.Image]:
-        """The RGB pictures in .dlf files, each as `decode` gives it but for the last bit of some pixels.
+        """The pictures in .dlf files, each as `decode` gives it but for the last bit of some pixels.
 
         Small ones of one padded size go through the network together, which takes less time. Raises the errors of
         `decode` for the first file that has one.
@@ -253,13 +265,14 @@ class Codec:
 
     def _paint(self, containers: Sequence[Container]) -> list[Image.Image]:
         with timed("coder"):
+            finishes = [Finish.of(container) for container in containers]  # bad sections cost no work then
             tokens, latents = self._read_symbols(*containers)
         with timed("network"):
             level = self._level([container.quality for container in containers])
             padded = self.model.network.reconstruct(tokens, latents, level)
             return [
-                _to_image(pixels[:, : container.height_px, : container.width_px])
-                for pixels, container in zip(padded, containers, strict=True)
+                finish.apply(_to_image(pixels[:, : container.height_px, : container.width_px]))
+                for pixels, container, finish in zip(padded, containers, finishes, strict=True)
             ]
 
     def _read_symbols(self, *containers: Container) -> tuple[Tensor, Tensor]:
