@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from dlfc.entropy.prior import ONE, FourPasses, IntegerPrior, to_integers
 from dlfc.entropy.tables import scale_thresholds
+from dlfc.model import dlf
 from dlfc.model.base import LinearBase, cut_patches, join_patches
 from dlfc.model.bottleneck import SKIP_SCALE, Bottleneck, at_level, gaussian_bits, pass_masks
 from dlfc.model.config import PAPER, DLFConfig
 from dlfc.model.detail import WindowAttention
-from dlfc.model.dlf import Codebook, pad_to_tiles
+from dlfc.model.dlf import Codebook, as_floats, pad_to_tiles
+from dlfc.model.generator import Generator
 from dlfc.model.vit import Exchange, cut_tiles, join_tiles
 
 
@@ -250,7 +253,7 @@ def test_the_published_reshape_mixes_positions_and_channels_and_the_other_does_n
         network = make_network(replace(TINY, published_reshape=published))
         latent: list[Tensor] = []
         network.encoder.norm_out.register_forward_hook(lambda module, args, out, to=latent: to.append(out))
-        z, _ = network.encoder(noise(1, 3, 64, 64))
+        z, _ = network.encoder(network.encoder.embed(noise(1, 3, 64, 64)))
         t, n, width = latent[0].shape
         plain = latent[0].reshape(t, width, n).mT if published else latent[0]
         torch.testing.assert_close(z, F.linear(plain, network.encoder.to_token.weight, network.encoder.to_token.bias))
@@ -363,3 +366,44 @@ def test_no_symbol_below_the_skip_scale_is_coded_outside_training() -> None:
     assert skipped.any()
     assert (q.symbols[skipped] == 0).all()
     assert (q.symbols[~skipped] != 0).any()
+
+
+@pytest.mark.parametrize("mult", [(1, 1, 2), (2,)], ids=["with an upsampling", "one grid"])
+def test_a_picture_in_bands_is_the_one_in_one_piece(mult: tuple[int, ...]) -> None:
+    patch_px = TINY.patch_px // 2 ** (len(mult) - 1)
+    generator = Generator(replace(TINY, generator_mult=mult, output_patch_px=patch_px, generator_blocks=2)).eval()
+    latent, base = noise(2, TINY.mixture_dim, 24, 4), noise(2, 3, 24 * TINY.patch_px, 4 * TINY.patch_px, seed=1)
+
+    def bands(row_px: int) -> list[Tensor]:
+        return list(generator.in_bands(latent, lambda top, bottom: base[:, :, top:bottom], row_px * 2 * base.shape[3]))
+
+    with torch.inference_mode():
+        whole, small = bands(10**6), bands(48)
+        assert len(whole) == 1
+        assert len(small) == 8
+        torch.testing.assert_close(torch.cat(small, 2), whole[0], rtol=0, atol=1e-5)
+    torch.testing.assert_close(whole[0], generator(latent, base), rtol=0, atol=1e-4)
+
+
+def test_bytes_in_bands_are_analysed_as_floats_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, level = make_network(), torch.tensor([1.5, 0.25])
+    pixels = torch.randint(256, (2, 3, 192, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        inputs, features = network.analyse_tokens(as_floats(pixels))
+        tokens = network.codebook.nearest(inputs).view(inputs.shape[:2])
+        latent = network.analyse_detail(as_floats(pixels), features, tokens, level)
+        picture = network.reconstruct(tokens, latent, level)
+        monkeypatch.setattr(dlf, "BAND_PX", 1)
+        found = network.analyse_tokens(pixels)
+        torch.testing.assert_close(found, (inputs, features), rtol=0, atol=1e-5)
+        torch.testing.assert_close(network.analyse_detail(pixels, features, tokens, level), latent, rtol=0, atol=1e-5)
+        generator = network.generator
+        monkeypatch.setattr(generator, "in_bands", partial(generator.in_bands, band_px=1))
+        torch.testing.assert_close(network.reconstruct(tokens, latent, level), picture, rtol=0, atol=1e-5)
+
+
+def test_bytes_are_padded_as_floats_are() -> None:
+    pixels = torch.randint(256, (1, 3, 70, 65), dtype=torch.uint8)
+    padded = pad_to_tiles(pixels, 64)
+    assert padded.dtype == torch.uint8
+    assert torch.equal(as_floats(padded), pad_to_tiles(as_floats(pixels), 64))

@@ -69,9 +69,12 @@ class Encoder(_Branches):
         self.detail_norm = nn.LayerNorm(c.detail_dim)
         self.detail_project = nn.Linear(c.detail_dim, c.detail_dim)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`x` B 3 H W in [0, 1], sides multiples of a tile -> tokens T 32 token_dim, detail B C H/32 W/32."""
-        patches = self.patch_embed(x).permute(0, 2, 3, 1)  # B H/16 W/16 width
+    def embed(self, x: Tensor) -> Tensor:
+        """`x` B 3 H W in [0, 1] -> patches B H/16 W/16 width, each by itself."""
+        return self.patch_embed(x).permute(0, 2, 3, 1)
+
+    def forward(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """What `embed` made of a picture of whole tiles -> tokens T 32 token_dim, detail B C H/32 W/32."""
         detail = self.detail_in(self.to_detail(patches))
         cells = cut_tiles(patches, self.config.grid)
         semantic = self._sequence(cells, self.latent_tokens.expand(len(cells), -1, -1))

@@ -2,8 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
+
+
+_MAX_SIZE = 1 << 16  # far above any network that runs; a hostile file must not ask for years of work
+_MAX_DEPTH = 64
+_DEPTHS = {  # how often something is repeated, perhaps never
+    "encoder_layers",
+    "decoder_layers",
+    "swin_in",
+    "swin_out",
+    "swin_up",
+    "exchange_attention",
+    "exchange_swin",
+    "exchange_convnext",
+    "fusion_swin_in",
+    "fusion_swin",
+    "generator_blocks",
+}
 
 
 @dataclass(frozen=True)
@@ -64,14 +81,23 @@ class DLFConfig:
     base_region_px: tuple[int, int] = (32, 64)
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit together, with ValueError."""
+        """Refuse what is no size and sizes that do not fit together, with ValueError."""
+        for field in fields(self):
+            _check_field(field.name, field.default, getattr(self, field.name))
         if self.patch_px != self.output_patch_px * 2 ** (len(self.generator_mult) - 1):
             raise ValueError("the generator must lead from the patch grid to pixels")
         if self.latent_dim % 4:
             raise ValueError("latent_dim must be a multiple of 4: channels are coded in four groups")
-        region_h, region_w = self.base_region_px
-        if self.base_components and (self.tile_px // region_h) * (self.tile_px // region_w) != self.tokens_per_tile:
-            raise ValueError("the linear base needs one region per token")
+        if self.tile_px % self.cell_px:
+            raise ValueError("tiles must consist of whole cells")
+        if self.width % self.heads:
+            raise ValueError("width must be a multiple of heads")
+        if any(dim % self.head_dim for dim in (self.width, self.detail_dim, self.fusion_dim)):
+            raise ValueError("width, detail_dim and fusion_dim must be multiples of head_dim")
+        if self.base_components:
+            counts = [self.tile_px // side for side in self.base_region_px if self.tile_px % side == 0]
+            if len(counts) != 2 or counts[0] * counts[1] != self.tokens_per_tile:
+                raise ValueError("the linear base needs one region per token")
 
     @property
     def grid(self) -> int:
@@ -92,6 +118,24 @@ class DLFConfig:
         """The configuration written by `to_dict`; raises TypeError on an unknown field."""
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
         return cls(**values)
+
+
+def _check_field(name: str, default: Any, value: Any) -> None:
+    """Raise ValueError unless a field holds what its default is like, within bounds."""
+    if isinstance(default, bool):
+        right = isinstance(value, bool)
+    elif isinstance(default, tuple):
+        least = 0 if name.endswith("_exchange") else 1
+        right = isinstance(value, tuple) and len(value) <= _MAX_DEPTH and all(_is_size(v, least) for v in value)
+    else:
+        least = 0 if name in _DEPTHS or name == "base_components" else 1
+        right = _is_size(value, least, _MAX_DEPTH if name in _DEPTHS else _MAX_SIZE)
+    if not right:
+        raise ValueError(f"{name} cannot be {value!r:.40}")
+
+
+def _is_size(value: Any, least: int, most: int = _MAX_SIZE) -> bool:
+    return type(value) is int and least <= value <= most
 
 
 PAPER = DLFConfig()

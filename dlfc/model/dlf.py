@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -13,7 +15,7 @@ from dlfc.model.base import LinearBase
 from dlfc.model.bottleneck import Bottleneck, Quantised
 from dlfc.model.branches import Decoder, Encoder
 from dlfc.model.config import DLFConfig
-from dlfc.model.generator import Fusion, Generator
+from dlfc.model.generator import BAND_PX, Fusion, Generator, joined
 from dlfc.model.linear import Linear
 from dlfc.model.vit import random_parameter
 
@@ -97,30 +99,46 @@ class DLF(nn.Module):
         setattr(module, leaf, nn.Parameter(value.clone(), requires_grad=False))
 
     def analyse_tokens(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`x` B 3 H W in [-1, 1], sides multiples of a tile -> token inputs T 32 token_dim, detail features."""
-        z, detail = self.encoder(x * 0.5 + 0.5)
-        if self.base is not None:
-            with torch.autocast(x.device.type, enabled=False):
-                z = z.float() + self.base.tokens(x)
-        return z, detail
+        """`x` B 3 H W, in [-1, 1] or as bytes, sides multiples of a tile -> token inputs T 32 token_dim, features."""
+        patches, inputs = [], []
+        for top, bottom in self._bands(x):
+            band = as_floats(x[:, :, top:bottom])
+            patches.append(self.encoder.embed(band * 0.5 + 0.5))
+            if self.base is not None:
+                with torch.autocast(x.device.type, enabled=False):
+                    inputs.append(self.base.tokens(band).unflatten(0, (len(x), -1)))
+        z, detail = self.encoder(torch.cat(patches, 1))
+        return (z.float() + torch.cat(inputs, 1).flatten(0, 1) if inputs else z), detail
 
     def analyse_detail(self, x: Tensor, detail: Tensor, tokens: Tensor, level: Tensor) -> Tensor:
         """Detail features and the chosen tokens -> latent B latent_dim H/32 W/32, before the step."""
         y = self.bottleneck.analyse(detail, level).float()
-        if self.base is not None:
-            with torch.autocast(x.device.type, enabled=False):
-                rest = x - self.base.token_image(tokens, x.shape[2], x.shape[3])
-                y = y + self.base.detail(rest, level)
-        return y
+        if self.base is None:
+            return y
+        parts = []
+        with torch.autocast(x.device.type, enabled=False):
+            for top, bottom in self._bands(x):
+                band = as_floats(x[:, :, top:bottom])
+                rest = band - self.base.token_image(self._tokens_of(tokens, x, top, bottom), *band.shape[2:])
+                parts.append(self.base.detail(rest, level))
+        return y + torch.cat(parts, 2)
 
-    def base_image(self, tokens: Tensor, latent: Tensor, level: Tensor) -> Tensor | None:
-        """The linear picture B 3 H W that the generator refines, or None where the model has none."""
+    def base_image(
+        self, tokens: Tensor, latent: Tensor, level: Tensor, top: int = 0, bottom: int | None = None
+    ) -> Tensor | None:
+        """Rows `top` to `bottom` of the linear picture that the generator refines, B 3 h W, or None without a base."""
         if self.base is None:
             return None
-        _, _, h, w = latent.shape
+        cell, tile = self.config.cell_px, self.config.tile_px
+        height, width = (side * cell for side in latent.shape[2:])
+        bottom = height if bottom is None else bottom
+        first, end = top // tile, -(-bottom // tile)  # tiles are made whole
+        cells = latent[:, :, first * tile // cell : end * tile // cell].float()
+        by_row = tokens.view(len(latent), height // tile, -1, tokens.shape[-1])
         with torch.autocast(latent.device.type, enabled=False):
-            image = self.base.token_image(tokens, h * self.config.cell_px, w * self.config.cell_px)
-            return image + self.base.detail_image(latent.float(), level)
+            image = self.base.token_image(by_row[:, first:end].flatten(0, 2), (end - first) * tile, width)
+            image = image + self.base.detail_image(cells, level)
+        return image[:, :, top - first * tile : bottom - first * tile]
 
     def fuse(self, vectors: Tensor, detail_hat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Token vectors and detail features -> semantic map, detail map, logits, latent."""
@@ -131,9 +149,30 @@ class DLF(nn.Module):
 
     def reconstruct(self, tokens: Tensor, latent: Tensor, level: Tensor) -> Tensor:
         """Tokens T 32 and quantised latent times step, B latent_dim H/32 W/32 -> picture B 3 H W."""
-        detail_hat = self.bottleneck.synthesise(latent, level)
-        *_, mixture = self.fuse(self.codebook.lookup(tokens), detail_hat)
-        return self.generator(mixture, self.base_image(tokens, latent, level))
+        return joined(self.reconstruct_bands(tokens, latent, level))
+
+    def reconstruct_bands(self, tokens: Tensor, latent: Tensor, level: Tensor) -> Iterator[Tensor]:
+        """The same as bands B 3 h W of the picture from its top; on a CPU without gradients, in little memory."""
+        mixture = self.fuse(self.codebook.lookup(tokens), self.bottleneck.synthesise(latent, level))[-1]
+        if not latent.is_cpu or torch.is_grad_enabled():
+            yield self.generator(mixture, self.base_image(tokens, latent, level))
+        elif self.base is None:
+            yield from self.generator.in_bands(mixture)
+        else:
+            yield from self.generator.in_bands(mixture, partial(self.base_image, tokens, latent, level))
+
+    def _bands(self, x: Tensor) -> list[tuple[int, int]]:
+        """Rows of whole tiles of `x` to look at together: all while gradients are kept, else few at a time."""
+        count, _, height, width = x.shape
+        tile = self.config.tile_px
+        rows = height if torch.is_grad_enabled() else max(1, BAND_PX // (count * width * tile)) * tile
+        return [(top, min(top + rows, height)) for top in range(0, height, rows)]
+
+    def _tokens_of(self, tokens: Tensor, x: Tensor, top: int, bottom: int) -> Tensor:
+        """The tokens of rows `top` to `bottom`, whole tiles, of pictures of the shape of `x`."""
+        tile = self.config.tile_px
+        by_row = tokens.view(len(x), x.shape[2] // tile, -1, tokens.shape[-1])
+        return by_row[:, top // tile : bottom // tile].flatten(0, 2)
 
     def forward(self, x: Tensor, level: Tensor) -> Reconstruction:
         """`x` B 3 H W in [-1, 1], `level` B in [0, levels-1]; sides that are no multiples of a tile are padded."""
@@ -159,6 +198,15 @@ class DLF(nn.Module):
 
 
 def pad_to_tiles(x: Tensor, tile_px: int) -> Tensor:
-    """Pad right and bottom by replication to whole tiles."""
+    """Pad B C H W right and bottom by replication to whole tiles."""
     h, w = x.shape[2:]
-    return F.pad(x, (0, -w % tile_px, 0, -h % tile_px), mode="replicate")
+    right, below = -w % tile_px, -h % tile_px
+    if x.dtype != torch.uint8:
+        return F.pad(x, (0, right, 0, below), mode="replicate")
+    x = torch.cat([x, x[..., -1:].expand(-1, -1, -1, right)], 3)  # padding has no form for bytes
+    return torch.cat([x, x[:, :, -1:].expand(-1, -1, below, -1)], 2)
+
+
+def as_floats(pixels: Tensor) -> Tensor:
+    """Bytes as floats in [-1, 1]; what is no bytes as it is."""
+    return pixels.float() / 127.5 - 1 if pixels.dtype == torch.uint8 else pixels

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +12,8 @@ from dlfc.model import strips
 from dlfc.model.config import DLFConfig
 from dlfc.model.detail import swin_run
 from dlfc.model.linear import Linear, attend
+
+BAND_PX = 1 << 23  # of the picture, at a time: half a gigabyte at 64 channels for cells of 4x4 pixels
 
 
 class Fusion(nn.Module):
@@ -140,7 +144,7 @@ class Generator(nn.Module):
     def forward(self, latent: Tensor, base: Tensor | None = None) -> Tensor:
         """`latent` B mixture_dim H/16 W/16, `base` B 3 H W or None -> picture B 3 H W, nominally in [-1, 1]."""
         if latent.is_cpu and not torch.is_grad_enabled():
-            return self._in_strips(latent, base)
+            return joined(self.in_bands(latent, None if base is None else lambda top, bottom: base[:, :, top:bottom]))
         x = self.mid(self.conv_in(self.post_quant(latent)))
         for i, level in enumerate(self.levels):
             if i == len(self.levels) - 1 and self.base_in is not None and base is not None:
@@ -149,13 +153,54 @@ class Generator(nn.Module):
         x = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.output_patch_px)
         return x if base is None else x.float() + base
 
-    def _in_strips(self, latent: Tensor, base: Tensor | None) -> Tensor:
+    def in_bands(
+        self, latent: Tensor, base: Callable[[int, int], Tensor | None] | None = None, band_px: int = BAND_PX
+    ) -> Iterator[Tensor]:
+        """The same without gradients and with little memory, as bands of the picture from its top.
+
+        `base(top, bottom)` gives rows of the base. The last grid, by far the largest, is computed for about `band_px`
+        pixels at a time with as much around them as they see, so that no band shows. Group norms and attention, which
+        look at the whole picture, make one band of it.
+        """
         kind = self.conv_in.weight.dtype
         x = self.conv_in(self.post_quant(latent.to(kind))).float().contiguous(memory_format=torch.channels_last)
-        for i, level in enumerate((self.mid, *self.levels)):
-            if i == len(self.levels) and self.base_in is not None and base is not None:
-                x += self.base_in(F.pixel_unshuffle(base, self.output_patch_px).to(kind))
-            for block in level:
-                x = block(x) if isinstance(block, MapAttention) else block.in_strips(x)
-        x = F.pixel_shuffle(strips.convolve(x, self.conv_out, self.norm_out).float(), self.output_patch_px)
-        return x if base is None else x + base
+        *before, last = (list(_blocks(level)) for level in (self.mid, *self.levels))
+        blocks = [block for level in before for block in level]
+        opening = [blocks.pop()] if blocks and isinstance(blocks[-1], Upsample) else []
+        for block in blocks:
+            x = _without_gradients(block, x)
+        factor = 2 ** len(opening)
+        around = -(-(2 * len(last) + 2) // factor) + 1  # two rows for each block, one for each convolution beside them
+        scale = factor * self.output_patch_px  # of a row here, in pixels
+        height = x.shape[2]
+        whole = any(isinstance(module, (nn.GroupNorm, MapAttention)) for module in (self.norm_out, *last))
+        rows = height if whole else max(1, band_px // (x.shape[0] * x.shape[3] * scale**2))
+        for top in range(0, height, rows):
+            bottom = min(top + rows, height)
+            first, end = max(0, top - around), min(height, bottom + around)
+            y = x[:, :, first:end].clone(memory_format=torch.channels_last)
+            for block in opening:
+                y = _without_gradients(block, y)
+            under = None if base is None else base(first * scale, end * scale)
+            if self.base_in is not None and under is not None:
+                y += self.base_in(F.pixel_unshuffle(under, self.output_patch_px).to(kind))
+            for block in last:
+                y = _without_gradients(block, y)
+            y = F.pixel_shuffle(strips.convolve(y, self.conv_out, self.norm_out).float(), self.output_patch_px)
+            y = y if under is None else y.add_(under)
+            yield y[:, :, (top - first) * scale : (bottom - first) * scale]
+
+
+def _without_gradients(block: nn.Module, x: Tensor) -> Tensor:
+    return block.in_strips(x) if isinstance(block, (ResidualBlock, Upsample)) else block(x)
+
+
+def _blocks(level: nn.Module) -> Iterator[nn.Module]:
+    assert isinstance(level, nn.Sequential)
+    yield from level
+
+
+def joined(bands: Iterable[Tensor]) -> Tensor:
+    """Bands B 3 h W, one below the other."""
+    parts = list(bands)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
