@@ -1,7 +1,7 @@
 """dlfc: an image codec for extreme low bitrates.
 
-`encode`, `decode` and `read_info` are the whole interface for programs; the command line is `dlfc.cli`.
-Importing this package loads neither torch nor a model.
+`encode`, `decode` and `read_info` are the interface for programs, `import dlfc.pillow` lets Pillow read and write .dlf
+files, and the command line is `dlfc.cli`. Importing this package loads neither torch nor a model.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dlfc.errors import (
 )
 
 if TYPE_CHECKING:
-    from dlfc.codec import decode, encode
+    from dlfc.api import decode, encode
     from dlfc.info import read_info
 
 __version__ = "0.1.0"
@@ -35,7 +35,7 @@ __all__ = [
     "read_info",
 ]
 
-_LAZY = {"encode": "dlfc.codec", "decode": "dlfc.codec", "read_info": "dlfc.info"}
+_LAZY = {"encode": "dlfc.api", "decode": "dlfc.api", "read_info": "dlfc.info"}
 
 
 def __getattr__(name: str) -> Any:
