@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -269,9 +268,10 @@ class Codec:
             tokens, latents = self._read_symbols(*containers)
         with timed("network"):
             level = self._level([container.quality for container in containers])
-            padded = self.model.network.reconstruct(tokens, latents, level)
+            bands = self.model.network.reconstruct_bands(tokens, latents, level)
+            padded = torch.cat([_to_bytes(band) for band in bands], 1)  # B H W 3
             return [
-                finish.apply(_to_image(pixels[:, : container.height_px, : container.width_px]))
+                finish.apply(_to_image(pixels[: container.height_px, : container.width_px]))
                 for pixels, container, finish in zip(padded, containers, finishes, strict=True)
             ]
 
@@ -324,9 +324,8 @@ class Codec:
             yield from (members[at : at + count] for at in range(0, len(members), count))
 
     def _to_tensor(self, image: Image.Image) -> Tensor:
-        """1 3 H W in [-1, 1]."""
-        pixels = torch.from_numpy(np.array(image.convert("RGB"))).to(self.model.device)
-        return pixels.permute(2, 0, 1)[None].float() / 127.5 - 1
+        """1 3 H W, bytes."""
+        return torch.from_numpy(np.array(image.convert("RGB"))).to(self.model.device).permute(2, 0, 1)[None]
 
     def _settle(self, tokens: Tensor) -> tuple[Tensor, bytes]:
         """Tokens T 32, one of them changed where the format asks for that, and their section."""
@@ -379,10 +378,14 @@ def _cut(values: Int32Array, counts: Sequence[int]) -> list[Int32Array]:
     return np.split(values, np.cumsum(counts)[:-1])
 
 
+def _to_bytes(pixels: Tensor) -> Tensor:
+    """`B 3 h W` in [-1, 1] as bytes `B h W 3`."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
 def _to_image(pixels: Tensor) -> Image.Image:
-    """`3 H W` in [-1, 1] as a picture."""
-    pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+    """Bytes `H W 3` as a picture."""
+    return Image.fromarray(pixels.contiguous().cpu().numpy())
 
 
 def _nearest_other(entries: Tensor, token: int) -> int:
@@ -414,28 +417,3 @@ def _packs(precision: str, entry: registry.ModelEntry, gpu: bool) -> bool:
     if precision == "bfloat16" and (gpu or not can_pack()):
         raise ModelError("bfloat16 needs a CPU with instructions for it; use float32 or auto")
     return precision == "bfloat16"
-
-
-@lru_cache(maxsize=4)
-def _shared(model: str | bytes | None, device: str, purpose: Part) -> Codec:
-    return Codec.load(model, device=device, purpose=purpose)
-
-
-def encode(
-    image: Image.Image,
-    *,
-    quality: float | None = None,
-    target_size: int | None = None,
-    target_bpp: float | None = None,
-    model: str | None = None,
-    device: str = "auto",
-) -> bytes:
-    """The .dlf file of `image`; see `Codec.encode`. The model stays loaded for the next call."""
-    codec = _shared(model, device, "encode")
-    return codec.encode(image, quality=quality, target_size=target_size, target_bpp=target_bpp)
-
-
-def decode(data: bytes, *, device: str = "auto", allow_partial: bool = False) -> Image.Image:
-    """The RGB picture in a .dlf file; see `Codec.decode`. Its model is the one that the file names."""
-    model_id = unpack(data, allow_partial=allow_partial).model_id
-    return _shared(model_id, device, "decode").decode(data, allow_partial=allow_partial)

@@ -92,8 +92,9 @@ class DLFConfig:
             raise ValueError("tiles must consist of whole cells")
         if self.width % self.heads:
             raise ValueError("width must be a multiple of heads")
-        if any(dim % self.head_dim for dim in (self.width, self.detail_dim, self.fusion_dim)):
-            raise ValueError("width, detail_dim and fusion_dim must be multiples of head_dim")
+        dims = self.width, self.detail_dim, self.fusion_dim
+        if any(dim < self.head_dim or dim % (dim // self.head_dim) for dim in dims):
+            raise ValueError("width, detail_dim and fusion_dim must split into heads of at least head_dim")
         if self.base_components:
             counts = [self.tile_px // side for side in self.base_region_px if self.tile_px % side == 0]
             if len(counts) != 2 or counts[0] * counts[1] != self.tokens_per_tile:
