@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from conftest import Finished
+from conftest import Finished, real_command, run_process
 
 from dlfc import __version__
 from dlfc.formats import Container, Extra, pack
@@ -39,6 +42,59 @@ def test_people_read_lines(dlfc: Run, file: Path) -> None:
         "model": "not known here (01020304)",
         "format": "version 1",
     }
+
+
+@pytest.mark.parametrize(("columns", "cells"), [(200, 48), (40, 24), (20, 4)])
+def test_a_bar_divides_the_width_as_the_bytes_are_divided(
+    dlfc: Run, file: Path, monkeypatch: pytest.MonkeyPatch, columns: int, cells: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    run = dlfc("info", "a.dlf", "--bar")
+    assert (run.status, run.err) == (0, "")
+    bar = next(line.strip() for line in run.out.splitlines() if set(line.strip()) <= set("░█▓▒") and line.strip())
+    assert len(bar) == cells
+    if cells > 20:  # 20, 100, 300 bytes and 1
+        parts = [bar.count(sign) for sign in "░█▓▒"]
+        assert bar == "".join(sign * count for sign, count in zip("░█▓▒", parts, strict=True))
+        assert parts[3] == 1
+        assert parts[2] == pytest.approx(3 * parts[1], abs=4)
+        assert {"█ semantic", "▓ detail", "▒ exif", "░ overhead"} <= {
+            line[2:].split("  ")[0] for line in run.out.splitlines()
+        }
+
+
+def test_a_terminal_gets_the_bar_in_colour_unless_there_shall_be_none(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for no_colour in ("", "1"):
+        monkeypatch.setenv("NO_COLOR", no_colour)
+        shown = _on_a_terminal("info", str(file))
+        assert "▓" in shown
+        assert ("\x1b[32m" in shown) is not bool(no_colour)
+
+
+def test_the_bar_is_ascii_where_nothing_else_can_be_written(file: Path) -> None:
+    run = run_process(real_command("info", "--bar", file), env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    lines = run.stdout.decode("ascii").splitlines()
+    assert re.fullmatch(r" +\.+#+=+\++", lines[3])
+    assert lines[4].startswith("  # semantic")
+
+
+def test_a_bar_is_not_json(dlfc: Run, file: Path) -> None:
+    assert dlfc("info", "a.dlf", "--bar", "--json").status == 2
+
+
+def _on_a_terminal(*arguments: str) -> str:
+    """What a process writes to a terminal as standard output."""
+    main_end, process_end = os.openpty()
+    run_process(real_command(*arguments), stdout=process_end, env=os.environ | {"TERM": "xterm", "COLUMNS": "80"})
+    os.close(process_end)
+    shown = b""
+    with suppress(OSError):  # the end of a terminal
+        while chunk := os.read(main_end, 4096):
+            shown += chunk
+    os.close(main_end)
+    return shown.decode()
 
 
 def test_scripts_read_json(dlfc: Run, file: Path) -> None:
@@ -91,9 +147,15 @@ def test_version_is_one_line(dlfc: Run) -> None:
 
 
 def test_an_unknown_command_is_one_line(dlfc: Run) -> None:
-    run = dlfc("compress", "a.png")
+    run = dlfc("squeeze", "a.png")
     assert (run.status, run.out) == (2, "")
-    assert run.err == "dlfc: no such command 'compress'; try 'dlfc --help'\n"
+    assert run.err == "dlfc: no such command 'squeeze'; try 'dlfc --help'\n"
+
+
+def test_a_command_that_is_nearly_right_is_one_line_with_a_hint(dlfc: Run) -> None:
+    run = dlfc("encde", "a.png")
+    assert (run.status, run.out) == (2, "")
+    assert run.err == "dlfc: no such command 'encde'; did you mean 'encode'? try 'dlfc --help'\n"
 
 
 def test_no_command_is_one_line(dlfc: Run) -> None:

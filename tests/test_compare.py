@@ -146,7 +146,8 @@ addEventListener("load", () => setTimeout(() => {
 }, 300));
 </script></body>"""
 _ON_A_PHONE = """<body style="margin: 0"><iframe src="page.html"
-style="width: 390px; height: 844px; border: 0"></iframe><script>onmessage = (event) => { document.body.dataset.seen = event.data; };</script></body>"""
+style="width: 390px; height: 844px; border: 0"></iframe><script>
+onmessage = (event) => { document.body.dataset.seen = event.data; };</script></body>"""
 
 
 def test_the_page_works_from_the_keyboard_and_on_a_phone(dlfc: Run, tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _leave(128 + error.number)
     except BrokenPipeError:
         return EXIT_FAILURE  # whoever read our output has seen enough
-    except (DlfcError, OSError) as error:
+    except (DlfcError, OSError, MemoryError) as error:
         say(f"{PROGRAM}: {reason_of(error)}")
         return EXIT_FAILURE
 
@@ -115,8 +115,8 @@ def _usage(arguments: list[str], problem: str) -> int:
             break
         name = f"{name} {word}"
         known = groups.get(word)
-    problem = problem[:1].lower() + problem[1:].rstrip(".")
-    say(f"{name}: {problem}; try '{name} --help'")
+    problem = problem[:1].lower() + problem[1:].rstrip(".").replace(". Did you mean", "; did you mean")
+    say(f"{name}: {problem}{'' if problem.endswith('?') else ';'} try '{name} --help'")
     return EXIT_USAGE
 
 
