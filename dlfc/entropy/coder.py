@@ -20,6 +20,7 @@ Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 
 _INT32 = np.iinfo(np.int32)
+_MAX_ROWS = 1 << 12  # sixteen times what any model has; the C code counts entries and lookups in 32 bits
 _MIN_CAPACITY = 1024  # bytes; a whole photograph at our rates fits, so most streams never move
 _ROW = np.dtype(  # as dlfc_row in the C header
     {"names": ["offset", "escape", "first", "lookup", "lookup_shift"], "formats": [np.int32] + 4 * [np.uint32]}
@@ -29,7 +30,7 @@ _ROW = np.dtype(  # as dlfc_row in the C header
 class Tables:
     """Frequency tables of 16 bits, one row for each distribution, frozen and ready for the C coder.
 
-    Row r has `lengths[r]` cumulative counts: 0 first, then strictly rising, 65536 last, so every slot has a count of
+    There are at most 4096 rows. Row r has `lengths[r]` cumulative counts: 0 first, then strictly rising, 65536 last, so every slot has a count of
     at least 1 and the counts sum to exactly 65536. Its `lengths[r] - 1` slots stand for the symbols `offsets[r]`,
     `offsets[r] + 1`, ...; the last slot is the escape, for every int32 symbol that is not in the row.
     """
@@ -225,13 +226,15 @@ def _checked_tables(cdf: npt.ArrayLike, lengths: npt.ArrayLike, offsets: npt.Arr
         raise ValueError(
             f"tables need cdf (n, m), lengths (n,), offsets (n,), not {counts.shape}, {sizes.shape}, {starts.shape}"
         )
+    if len(sizes) > _MAX_ROWS:
+        raise ValueError(f"{len(sizes)} rows are more than tables may have, {_MAX_ROWS}")
     if sizes.min() < 2 or sizes.max() > counts.shape[1]:
         raise ValueError(f"row lengths must be in 2..{counts.shape[1]}, not {sizes.min()}..{sizes.max()}")
     if starts.min() < _INT32.min or starts.max() > _INT32.max or (starts + sizes - 3).max() > _INT32.max:
         raise ValueError("the symbols of every row must fit int32")
     ends = counts[np.arange(len(sizes)), sizes - 1]
     inside = np.arange(1, counts.shape[1]) < sizes[:, None]
-    falls = (inside & (np.diff(counts, axis=1) <= 0)).any(axis=1)
+    falls = (inside & (counts[:, 1:] <= counts[:, :-1])).any(axis=1)  # a difference of any two integers may overflow
     wrong = (counts[:, 0] != 0) | (ends != 1 << lib.DLFC_TABLE_BITS) | falls
     if wrong.any():
         raise ValueError(f"row {int(np.argmax(wrong))} does not rise strictly from 0 to {1 << lib.DLFC_TABLE_BITS}")
