@@ -66,7 +66,10 @@ def _copy(source: Path, target: Path) -> ModelEntry:
     sizes = {name: math.prod(tensor.shape) for name, tensor in header.tensors.items()}
     parameters = sum(size for name, size in sizes.items() if not name.startswith("tables."))
     mark = weights_file.fingerprint(header.digests, header.config)
-    entry = ModelEntry(target.stem, source, mark, parameters, header.config.get("levels", 1))
+    levels = header.config.get("levels")
+    if type(levels) is not int or levels < 1:
+        raise ModelError(f"{source}: not a weights file of dlfc: it has no rate levels")
+    entry = ModelEntry(target.stem, source, mark, parameters, levels)
     store.load(entry, torch.device("cpu"))
     with store.replacing(target) as temporary:
         shutil.copyfile(source, temporary)

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from dlfc.errors import ModelError
 from dlfc.files import save
@@ -16,6 +19,7 @@ from dlfc.files import save
 DEFAULT_MODEL = "small"
 MODELS_DIR_VARIABLE = "DLFC_MODELS_DIR"
 MODEL_ID_BYTES = 4
+_MAX_DESCRIPTION_BYTES = 1 << 16
 _BUNDLED = Path(__file__).parent / "weights"
 
 
@@ -28,6 +32,15 @@ class ModelEntry:
     fingerprint: str  # SHA-256 of the weights that matter, hexadecimal
     parameters: int
     levels: int
+
+    def __post_init__(self) -> None:
+        """Refuse, with ValueError, what no model has: a name that cannot be printed, numbers that are none."""
+        if not isinstance(self.name, str) or not self.name or not self.name.isprintable():
+            raise ValueError("the name is not a line of text")
+        if not isinstance(self.fingerprint, str) or not re.fullmatch("[0-9a-f]{64}", self.fingerprint):
+            raise ValueError("the fingerprint is not a SHA-256")
+        if type(self.parameters) is not int or type(self.levels) is not int or min(self.parameters, self.levels) < 1:
+            raise ValueError("parameters and levels are not numbers from 1 up")
 
     @property
     def model_id(self) -> bytes:
@@ -81,15 +94,22 @@ def read_entry(weights: Path) -> ModelEntry:
     """The entry of a weights file that has its description beside it; ModelError if that is missing or damaged."""
     description = weights.with_suffix(".json")
     try:
-        fields = json.loads(description.read_text())
-        entry = ModelEntry(weights=weights, **fields)
-        if len(bytes.fromhex(entry.fingerprint)) != 32:
-            raise ValueError("the fingerprint is not a SHA-256")
+        entry = ModelEntry(weights=weights, **_read_json(description))
     except OSError as error:
         raise ModelError(f"{description}: cannot read the model's description: {error.strerror}") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{description}: not a model description: {error}") from error
     return entry
+
+
+def _read_json(path: Path) -> Any:
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+        raise ValueError("it is no regular file")
+    with path.open("rb") as file:
+        text = file.read(_MAX_DESCRIPTION_BYTES + 1)
+    if len(text) > _MAX_DESCRIPTION_BYTES:
+        raise ValueError(f"it has more than {_MAX_DESCRIPTION_BYTES} bytes")
+    return json.loads(text)
 
 
 def find(model: str | bytes | None = None, models_dir: Path | None = None) -> ModelEntry:

@@ -104,6 +104,7 @@ def load(entry: ModelEntry, device: torch.device, part: Part = "both", *, packed
     not the described one.
     """
     header = weights_file.read_header(entry.weights)
+    weights_file.check(entry, header, [])  # before anything is made of what the header says
     try:
         config = DLFConfig.from_dict(header.config)
         with torch.device("meta"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from dlfc.errors import ModelError
 from dlfc.zoo.registry import ModelEntry
 
 METADATA = "dlfc"  # the entry of the safetensors metadata that is ours
-_MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors
+_MAX_HEADER_BYTES = 1 << 24  # the largest model needs less than a tenth
 _CHUNK_BYTES = 1 << 20
 _KINDS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32"}
 
@@ -49,6 +51,8 @@ def fingerprint(digests: Mapping[str, str], config: Mapping[str, Any]) -> str:
 def read_header(path: Path) -> Header:
     """The header of a weights file; raises ModelError if there is none or the file is cut short."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would never end
+            raise ValueError("it is no regular file")
         with path.open("rb") as file:
             size_bytes = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
@@ -73,10 +77,18 @@ def read_header(path: Path) -> Header:
 
 
 def _place(fields: Mapping[str, Any], base: int) -> StoredTensor:
-    start, end = fields["data_offsets"]
-    if not 0 <= start <= end:
-        raise ValueError("a tensor ends before it starts")
-    return StoredTensor(f"torch.{_KINDS[fields['dtype']]}", tuple(map(int, fields["shape"])), base + start, base + end)
+    kind = _KINDS[fields["dtype"]]
+    start, end = map(_count, fields["data_offsets"])
+    shape = tuple(map(_count, fields["shape"]))
+    if end - start != math.prod(shape) * int(kind[-2:]) // 8:
+        raise ValueError("a tensor has more or fewer bytes than its shape says")
+    return StoredTensor(f"torch.{kind}", shape, base + start, base + end)
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{value!r:.40} is no size")
+    return value
 
 
 def check(entry: ModelEntry, header: Header, names: Iterable[str] | None = None) -> None:
