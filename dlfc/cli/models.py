@@ -15,7 +15,7 @@ from dlfc.cli.completion import model_names
 from dlfc.cli.help import HelpfulCommand, HelpfulGroup
 from dlfc.cli.messages import UsageProblem, print_json, reason_of, say
 from dlfc.errors import DlfcError, ModelError
-from dlfc.files import check_source, make_directory, print_to_stdout
+from dlfc.files import check_source, display_name, make_directory, print_to_stdout
 from dlfc.zoo import registry
 from dlfc.zoo.registry import ModelEntry
 
@@ -102,7 +102,7 @@ def show(names: Names, models_dir: ModelsDir = None, json: Json = False) -> None
         print_to_stdout(f"{entry.name}\n")
         _print_table((), [(f"  {key}", str(value)) for key, value in facts.items()])
         print_to_stdout("  configuration\n")
-        _print_table((), [(f"    {key}", _plain(value)) for key, value in config.items()])
+        _print_table((), [(f"    {_plain(key)}", _plain(value)) for key, value in config.items()])
 
     _each(names, one)
 
@@ -255,7 +255,7 @@ def _place(entry: ModelEntry) -> str:
 
 
 def _plain(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return display_name(" ".join(map(str, value)) if isinstance(value, list) else str(value))
 
 
 def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
