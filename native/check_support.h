@@ -174,6 +174,56 @@ static inline int check_decode(const check_tables *owner, uint64_t seed, const u
     return dlfc_decoder_finish(&decoder);
 }
 
+/* Values come back as they went in. Returns their bytes, which the caller frees. */
+static inline uint8_t *check_there_and_back(const check_tables *owner, uint64_t seed, const int32_t *values,
+                                            size_t count, size_t *size)
+{
+    uint8_t *bytes = check_encode(owner, seed, values, count, size), *exact = check_alloc(*size);
+    int32_t *decoded = check_alloc(count * sizeof *decoded);
+    if (*size > 0)
+        memcpy(exact, bytes, *size);
+    CHECK(check_decode(owner, seed, exact, *size, decoded, count) == DLFC_OK);
+    CHECK(count == 0 || memcmp(values, decoded, count * sizeof *values) == 0);
+    free(bytes);
+    free(decoded);
+    return exact;
+}
+
+/* Cuts a stream to its first `left` bytes: what is certain then is what the whole stream says. Returns how many of
+ * `count` values are. */
+static inline size_t check_cut(const check_tables *owner, uint64_t seed, const uint8_t *bytes, size_t size,
+                               size_t left, size_t count)
+{
+    check_random script = check_seed(seed);
+    uint8_t *exact = check_alloc(left);
+    dlfc_decoder whole, cut;
+    size_t at = 0;
+    if (left > 0)
+        memcpy(exact, bytes, left);
+    dlfc_decoder_init(&whole, bytes, size);
+    dlfc_decoder_init(&cut, exact, left);
+    while (at < count) {
+        check_batch batch = check_next_batch(&script, count - at);
+        size_t taken = 0;
+        for (; taken < batch.count; taken++) {
+            int32_t one = 0, other = 0;
+            const int32_t *index = batch.indices + taken;
+            int status = batch.bits ? dlfc_decode_uniform(&cut, &one, batch.bits, 1)
+                                    : dlfc_decode(&cut, &owner->tables, &one, index, 1);
+            if (status != DLFC_OK || dlfc_decoder_overrun(&cut))
+                break;
+            status = batch.bits ? dlfc_decode_uniform(&whole, &other, batch.bits, 1)
+                                : dlfc_decode(&whole, &owner->tables, &other, index, 1);
+            CHECK(status == DLFC_OK && one == other);
+        }
+        at += taken;
+        if (taken < batch.count)
+            break;
+    }
+    free(exact);
+    return at;
+}
+
 /* Any bytes decode to an error or to values that encode to the same bytes. Returns 1 for the latter. */
 static inline int check_garbage(const check_tables *owner, uint64_t seed, const uint8_t *bytes, size_t size,
                                 size_t count)

@@ -36,7 +36,7 @@ def build(target: Path, *arguments: str | Path) -> Path:
 @pytest.mark.parametrize("level", ["-O0", "-O3"])
 def test_the_sources_compile_without_a_warning(level: str, tmp_path: Path) -> None:
     assert COMPILER is not None
-    for source in ("dlfc_range_coder.c", "check_coder.c", "fuzz_decoder.c"):
+    for source in ("dlfc_range_coder.c", "check_coder.c", "fuzz_coder.c"):
         built = run(COMPILER, *STRICT, level, "-c", NATIVE / source, "-o", tmp_path / "out.o")
         assert built.returncode == 0, built.stderr
 
@@ -52,5 +52,5 @@ def test_the_fuzzer_runs_files_under_the_sanitizers(tmp_path: Path) -> None:
     paths = [tmp_path / f"input{i}" for i in range(len(inputs))]
     for path, data in zip(paths, inputs, strict=True):
         path.write_bytes(data)
-    ran = run(build(tmp_path / "fuzz", NATIVE / "fuzz_decoder.c"), *paths)
+    ran = run(build(tmp_path / "fuzz", NATIVE / "fuzz_coder.c"), *paths)
     assert ran.returncode == 0, ran.stderr
