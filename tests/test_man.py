@@ -9,23 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 from conftest import Finished
 
+from dlfc.cli.app import app
 from dlfc.formats import DEFAULT_MAX_PIXELS
 
 MAN = Path(__file__).parent.parent / "man"
-PAGES = {
-    "": "dlfc.1",
-    "encode": "dlfc-encode.1",
-    "decode": "dlfc-decode.1",
-    "info": "dlfc-info.1",
-    "compare": "dlfc-compare.1",
-    "eval": "dlfc-eval.1",
-    "train": "dlfc-train.1",
-    "thumbnail": "dlfc-thumbnail.1",
-    "models": "dlfc-models.1",
+_PROGRAM = typer.main.get_command(app)
+GROUPS = {
+    name: tuple(command.commands)
+    for name, command in vars(_PROGRAM)["commands"].items()
+    if getattr(command, "commands", None)
 }
-GROUPS = {"models": ("list", "show", "import", "verify", "remove")}
+PAGES = {"": "dlfc.1"} | {name: f"dlfc-{name}.1" for name in vars(_PROGRAM)["commands"]}
 
 
 def _options_of_help(text: str) -> set[str]:
@@ -51,6 +48,23 @@ def test_help_and_manual_page_have_the_same_options(dlfc: Callable[..., Finished
         in_help |= _options_of_help(dlfc(command, part, "--help").out)
     assert {"-h", "--help"} < in_help
     assert _options_of_page(MAN / page) == in_help
+
+
+def test_the_page_of_the_program_names_every_command() -> None:
+    synopsis, text = (MAN / "dlfc.1").read_text().split(".Sh DESCRIPTION\n")
+    named = re.findall(r"^\.Xr (dlfc-\w+) 1", text.split(".Sh SEE ALSO\n")[1], re.MULTILINE)
+    for command in filter(None, PAGES):
+        assert f".Cm {command}\n" in synopsis
+        assert f".It Cm {command}\n" in text
+        assert f"dlfc-{command}" in named
+    assert len(named) == len(PAGES) - 1
+    assert named == sorted(named)
+
+
+def test_the_page_of_a_group_describes_every_command_of_it() -> None:
+    for group, commands in GROUPS.items():
+        page = (MAN / PAGES[group]).read_text()
+        assert {name for name in commands if f"Cm {name}" not in page} == set()
 
 
 @pytest.mark.parametrize("page", sorted(MAN.glob("*.[1-9]")), ids=lambda page: page.name)
