@@ -30,9 +30,9 @@ _ROW = np.dtype(  # as dlfc_row in the C header
 class Tables:
     """Frequency tables of 16 bits, one row for each distribution, frozen and ready for the C coder.
 
-    There are at most 4096 rows. Row r has `lengths[r]` cumulative counts: 0 first, then strictly rising, 65536 last, so every slot has a count of
-    at least 1 and the counts sum to exactly 65536. Its `lengths[r] - 1` slots stand for the symbols `offsets[r]`,
-    `offsets[r] + 1`, ...; the last slot is the escape, for every int32 symbol that is not in the row.
+    There are at most 4096 rows. Row r has `lengths[r]` cumulative counts: 0 first, then strictly rising, 65536 last,
+    so every slot has a count of at least 1 and the counts sum to exactly 65536. Its `lengths[r] - 1` slots stand for
+    the symbols `offsets[r]`, `offsets[r] + 1`, ...; the last slot is the escape, for every int32 symbol that is not in the row.
     """
 
     __slots__ = ("_keep", "_native", "least_bits", "rows")
