@@ -11,7 +11,7 @@ PREFIX ?= /usr/local
 DESTDIR ?=
 DLFC_PYTHON ?=
 
-.PHONY: help setup install uninstall demo test lint bench sanitize fuzz clean
+.PHONY: help setup install uninstall docs demo test lint bench sanitize fuzz clean
 
 help:
 	@sed -n '1,2s/^# //p; s/^\([a-z]*\):.*## \(.*\)/  make \1: \2/p' Makefile
@@ -33,6 +33,9 @@ install: ## put command, manual pages, completion and desktop files under PREFIX
 
 uninstall: ## take back what was put under PREFIX
 	$(PLACE) uninstall --prefix "$(PREFIX)" --destdir "$(DESTDIR)"
+
+docs: $(STAMP) ## write docs/commands.md from the help of the commands
+	$(BIN)/python docs/make_commands.py
 
 demo: $(STAMP) ## encode and decode the photograph in tests/data
 	@mkdir -p out
@@ -61,21 +64,24 @@ sanitize: ## round trips and garbage through the C coder under ASan and UBSan
 	build/check_coder 20000
 
 # With clang the coder is fuzzed by libFuzzer, else by the same program on random input, both under the sanitizers.
+CLANG ?= clang
 FUZZ_SECONDS ?= 60
 FUZZ_CODER := build/fuzz_coder
+FUZZ_SOURCES := native/fuzz_coder.c native/dlfc_range_coder.c
 SANITIZED := -std=c99 -g -O1 -fsanitize=address,undefined -fno-sanitize-recover=all
 
-fuzz: $(STAMP) ## hostile input to coder, container and program, FUZZ_SECONDS each (60)
+fuzz: $(STAMP) ## hostile input to coder, container, models and program, FUZZ_SECONDS each (60)
 	@mkdir -p build/fuzz_corpus
-	if command -v clang >/dev/null; then \
-		clang $(SANITIZED) -fsanitize=fuzzer -DDLFC_LIBFUZZER native/fuzz_decoder.c native/dlfc_range_coder.c -o $(FUZZ_CODER) \
-		&& $(FUZZ_CODER) -max_total_time=$(FUZZ_SECONDS) build/fuzz_corpus tests/fuzz/corpus/coder; \
+	@if $(CLANG) $(SANITIZED) -fsanitize=fuzzer -DDLFC_LIBFUZZER $(FUZZ_SOURCES) -o $(FUZZ_CODER) 2>build/clang.log; then \
+		$(FUZZ_CODER) -max_total_time=$(FUZZ_SECONDS) -use_value_profile=1 -print_final_stats=1 -artifact_prefix=build/ \
+			build/fuzz_corpus tests/fuzz/corpus/coder; \
 	else \
-		$(CC) $(SANITIZED) native/fuzz_decoder.c native/dlfc_range_coder.c -o $(FUZZ_CODER) \
-		&& $(FUZZ_CODER) tests/fuzz/corpus/coder/* \
+		echo "$(CLANG) with libFuzzer is not here: the coder gets random input instead"; \
+		$(CC) $(SANITIZED) $(FUZZ_SOURCES) -o $(FUZZ_CODER) && $(FUZZ_CODER) tests/fuzz/corpus/coder/* \
 		&& { timeout $(FUZZ_SECONDS) $(FUZZ_CODER) || [ $$? -eq 124 ]; }; \
 	fi
 	DLFC_FUZZ_EXAMPLES=$$((100 * $(FUZZ_SECONDS))) $(BIN)/python -m pytest tests/fuzz/fuzz_container.py
+	DLFC_FUZZ_EXAMPLES=$$((5 * $(FUZZ_SECONDS))) $(BIN)/python -m pytest tests/fuzz/fuzz_models.py
 	$(BIN)/python tests/fuzz/mutate.py --files 1000000000 --seconds $(FUZZ_SECONDS) --seed $$(date +%s)
 
 clean: ## remove what was built, but not .venv
