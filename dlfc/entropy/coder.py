@@ -32,7 +32,8 @@ class Tables:
 
     There are at most 4096 rows. Row r has `lengths[r]` cumulative counts: 0 first, then strictly rising, 65536 last,
     so every slot has a count of at least 1 and the counts sum to exactly 65536. Its `lengths[r] - 1` slots stand for
-    the symbols `offsets[r]`, `offsets[r] + 1`, ...; the last slot is the escape, for every int32 symbol that is not in the row.
+    the symbols `offsets[r]`, `offsets[r] + 1`, ...; the last slot is the escape, for every int32 symbol that is not in
+    the row.
     """
 
     __slots__ = ("_keep", "_native", "least_bits", "rows")
