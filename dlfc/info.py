@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dlfc.formats import DEFAULT_MAX_PIXELS, kind_name, unpack
+from dlfc.formats import DEFAULT_MAX_PIXELS, kind_name, unpack, unpack_companions
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,19 @@ def read_info(data: bytes, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> FileInfo:
 
     Raises FormatError for bytes that are no .dlf file, are damaged, cut short or too long; UnsupportedVersionError
     for a newer format; LimitError for more than `max_pixels` pixels.
+
+    >>> import dlfc
+    >>> from PIL import Image
+    >>> info = dlfc.read_info(dlfc.encode(Image.linear_gradient("L"), quality=25))
+    >>> info.width, info.height, info.quality, info.model
+    (256, 256, 25.0, 'small')
+    >>> [section.name for section in info.sections]
+    ['semantic', 'detail', 'gray']
     """
     from dlfc.zoo.registry import name_of
 
     container = unpack(data, max_pixels=max_pixels)
+    unpack_companions(container.extras)  # refuses what `decode` would refuse, but for the plane of transparency
     return FileInfo(
         format_version=container.version,
         model=name_of(container.model_id),
