@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -20,6 +21,8 @@ print(*sys.modules, sep="\\n", file=sys.stderr)
 sys.exit(status)
 """
 
+_COMPLETE = "from dlfc.cli import main\nmain()"
+
 
 @pytest.mark.parametrize(
     ("arguments", "status"),
@@ -29,12 +32,16 @@ sys.exit(status)
         (["encode", "--help"], 0),
         (["decode", "--help"], 0),
         (["info", "--help"], 0),
+        (["compare", "--help"], 0),
         (["info", "a.dlf"], 0),
         (["info", "a.dlf", "--json"], 0),
+        (["info", "a.dlf", "--bar"], 0),
         (["encode", "a.png", "-q", "101"], 2),
         (["encode", "missing.png"], 1),
         (["encode", "a.png", "-o", "missing/a.dlf"], 1),
         (["decode", "a.png", "-o", "b.png"], 1),
+        (["compare", "a.png", "-o", "a.png"], 1),
+        (["thumbnail", "a.png", "-o", "b.png"], 1),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )
@@ -43,7 +50,19 @@ def test_torch_is_not_loaded(tmp_path: Path, arguments: list[str], status: int) 
     picture().save(tmp_path / "a.png")
     run = run_process([sys.executable, "-c", _REPORT, *arguments], cwd=tmp_path)
     assert run.returncode == status
-    modules = run.stderr.decode().splitlines()
+    _check_that_torch_was_not_loaded(run.stderr)
+
+
+def test_completion_does_not_load_torch(tmp_path: Path) -> None:
+    words = {"_DLFC_COMPLETE": "complete_bash", "COMP_WORDS": "dlfc encode -m s", "COMP_CWORD": "3"}
+    code = f"import atexit, sys\natexit.register(lambda: print(*sys.modules, sep='\\n', file=sys.stderr))\n{_COMPLETE}"
+    run = run_process([sys.executable, "-c", code], env=os.environ | words | {"DLFC_MODELS_DIR": str(tmp_path)})
+    assert run.stdout == b"small\n"
+    _check_that_torch_was_not_loaded(run.stderr)
+
+
+def _check_that_torch_was_not_loaded(report: bytes) -> None:
+    modules = report.decode().splitlines()
     assert "dlfc.cli" in modules
     assert not [name for name in modules if name in HEAVY or name.startswith(tuple(f"{heavy}." for heavy in HEAVY))]
 
