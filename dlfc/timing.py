@@ -8,29 +8,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_seconds: ContextVar[defaultdict[str, float] | None] = ContextVar("seconds", default=None)
+
+class _Record:
+    """Seconds by part; `inner_seconds` are those of parts that lie within the one that is going on."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.inner_seconds = 0.0
+
+
+_record: ContextVar[_Record | None] = ContextVar("record", default=None)
 
 
 @contextmanager
 def timed(part: str) -> Iterator[None]:
-    """Count the time of the block as that of `part`, if anyone in this thread listens."""
-    seconds = _seconds.get()
-    if seconds is None:
+    """Count the time of the block as that of `part`, without other parts inside it, if this thread is listened to."""
+    record = _record.get()
+    if record is None:
         yield
         return
+    outer, record.inner_seconds = record.inner_seconds, 0.0
     start = time.perf_counter()
     try:
         yield
     finally:
-        seconds[part] += time.perf_counter() - start
+        spent = time.perf_counter() - start
+        record.seconds[part] += spent - record.inner_seconds
+        record.inner_seconds = outer + spent
 
 
 @contextmanager
 def collected() -> Iterator[dict[str, float]]:
     """The seconds of each part that this thread works on within the block, filled as it goes."""
-    seconds: defaultdict[str, float] = defaultdict(float)
-    token = _seconds.set(seconds)
+    record = _Record()
+    token = _record.set(record)
     try:
-        yield seconds
+        yield record.seconds
     finally:
-        _seconds.reset(token)
+        _record.reset(token)

@@ -12,16 +12,16 @@ import sys
 import time
 import types
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from PIL import Image
 
 from dlfc.cli import main
-from dlfc.errors import FormatError, ModelError
+from dlfc.errors import FormatError, LimitError, ModelError
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, pack, unpack
 
 FAKE_MODEL_ID = b"FAKE"
@@ -38,11 +38,16 @@ sys.exit(main())
 
 
 class FakeCodec:
-    """Stores a picture of 16 pixels for the rest; `loads` counts how often a model was loaded."""
+    """Stores a picture of 16 pixels for the rest.
+
+    `loads` counts how often a model was loaded, `groups` has the sizes of what went through it together.
+    """
 
     name = "fake"
     model_id = FAKE_MODEL_ID
     loads = 0
+    at_a_time = 1
+    groups: ClassVar[list[list[tuple[int, int]]]] = []
 
     @classmethod
     def load(
@@ -59,12 +64,48 @@ class FakeCodec:
         cls.loads += 1
         return cls()
 
-    def encode(self, image: Image.Image, *, quality: float = 50.0, max_pixels: int = DEFAULT_MAX_PIXELS) -> bytes:
+    def padded_size(self, width_px: int, height_px: int) -> tuple[int, int]:
+        return -(-width_px // 8) * 8, -(-height_px // 8) * 8
+
+    def together(self, width_px: int, height_px: int) -> int:
+        return self.at_a_time
+
+    def encode_many(self, images: Sequence[Image.Image], *, extras: Any = None, **options: Any) -> list[bytes]:
+        self.groups.append([image.size for image in images])
+        extras = extras or [()] * len(images)
+        return [self.encode(image, extras=mine, **options) for image, mine in zip(images, extras, strict=True)]
+
+    def decode_many(self, files: Sequence[bytes], **options: Any) -> list[Image.Image]:
+        images = [self.decode(data, **options) for data in files]
+        self.groups.append([image.size for image in images])
+        return images
+
+    def encode(
+        self,
+        image: Image.Image,
+        *,
+        quality: float | None = None,
+        target_size: int | None = None,
+        target_bpp: float | None = None,
+        extras: Any = (),
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+    ) -> bytes:
         assert image.mode == "RGB"
+        if target_bpp is not None:
+            target_size = int(target_bpp * image.width * image.height / 8)
+        if target_size is not None:
+            quality = 12.5
+            if target_size < 50:
+                raise LimitError(f"no file of this picture has at most {target_size} bytes")
         if image.getpixel((0, 0)) == SLOW_PIXEL:
             time.sleep(60)
         small = zlib.compress(image.resize((4, 4)).tobytes())
-        return pack(Container(self.model_id, *image.size, quality, zlib.crc32(small) & 0xFFFF, small, b"detail"))
+        check = zlib.crc32(small) & 0xFFFF
+        return pack(
+            Container(
+                self.model_id, *image.size, 50.0 if quality is None else quality, check, small, b"detail", tuple(extras)
+            )
+        )
 
     def decode(self, data: bytes, *, allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
         container = unpack(data, max_pixels=max_pixels, allow_partial=allow_partial)
@@ -97,6 +138,7 @@ def fake_codec(monkeypatch: pytest.MonkeyPatch) -> type[FakeCodec]:
     monkeypatch.setitem(sys.modules, "dlfc.codec", sys.modules.get("dlfc.codec"))  # puts back what was there
     install_fake_codec()
     monkeypatch.setattr(FakeCodec, "loads", 0)
+    monkeypatch.setattr(FakeCodec, "groups", [])
     return FakeCodec
 
 

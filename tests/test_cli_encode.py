@@ -128,7 +128,7 @@ def test_a_failed_file_does_not_stop_the_others(dlfc: Run, tmp_path: Path) -> No
     failures = [line for line in run.err.splitlines() if line.startswith("dlfc: ")]
     assert len(failures) == 2
     assert failures[0].startswith("dlfc: b.png: not an image that can be read")
-    assert failures[1] == "dlfc: c.png: Is a directory"
+    assert failures[1] == "dlfc: c.png: is a folder; use --recursive to take the files in it"
 
 
 @pytest.mark.parametrize("options", [("-j", "1"), ("-j", "2")])

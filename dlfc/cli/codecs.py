@@ -6,6 +6,8 @@ import os
 import threading
 from typing import TYPE_CHECKING, Literal
 
+from dlfc.timing import timed
+
 if TYPE_CHECKING:
     from dlfc.codec import Codec
 
@@ -27,10 +29,11 @@ class Codecs:
         """
         # torch reads this when it is loaded: large tensors in large pages, which some systems hand out much faster.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-        from dlfc.codec import Codec
-
         key = self._model if self._model is not None else model_id
         with self._lock:
             if key not in self._loaded:
-                self._loaded[key] = Codec.load(key, device=self._device, purpose=self._purpose)
+                with timed("import"):
+                    from dlfc.codec import Codec
+                with timed("load"):
+                    self._loaded[key] = Codec.load(key, device=self._device, purpose=self._purpose)
             return self._loaded[key]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,15 +13,22 @@ import typer
 from dlfc.cli import batch, options
 from dlfc.cli.codecs import Codecs
 from dlfc.cli.completion import model_names
+from dlfc.cli.inputs import Job, make_directories, plan
 from dlfc.cli.messages import Reporter
-from dlfc.files import load, make_directory
-from dlfc.formats import DEFAULT_MAX_PIXELS
+from dlfc.cli.pipeline import Extent, Result
+from dlfc.cli.summary import Summary
+from dlfc.files import load
+from dlfc.formats import DEFAULT_MAX_PIXELS, unpack
 
 if TYPE_CHECKING:
-    from dlfc.codec import Codec
     from dlfc.companions import Prepared
 
 SUFFIX = ".dlf"
+DEFAULT_QUALITY = 50.0
+PICTURE_SUFFIXES = (  # of files that folders are searched for
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".avif"),
+    *(".jp2", ".j2k", ".jpx", ".gif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 MAX_INPUT_BYTES = 2**31  # far above any photograph; an endless input ends here
 
 EPILOG = (
@@ -27,6 +36,8 @@ EPILOG = (
 Examples:
   dlfc encode photo.jpg                     writes photo.dlf beside it
   dlfc encode photo.png -o small.dlf -q 10  fewer bytes, less true
+  dlfc encode photo.png --target-size 2KB   the best that fits into 2000 bytes
+  dlfc encode album --recursive --output-dir out
   dlfc encode *.png --output-dir out        loads the model once for all
   magick photo.heic png:- | dlfc encode - > photo.dlf
 
@@ -40,7 +51,11 @@ def encode(
     output: options.Output = None,
     output_dir: options.OutputDir = None,
     force: options.Force = False,
-    quality: options.Quality = 50.0,
+    recursive: options.Recursive = False,
+    skip_existing: options.SkipExisting = False,
+    quality: options.Quality = None,
+    target_size: options.TargetSize = None,
+    target_bpp: options.TargetBpp = None,
     model: Annotated[
         str | None,
         typer.Option(
@@ -64,48 +79,88 @@ def encode(
 
     INPUT is a PNG, JPEG, WebP, TIFF, AVIF, JPEG 2000, GIF, BMP or PPM file, or - for standard input. Without -o and
     --output-dir the result lies beside INPUT under the same name with the suffix .dlf; that of standard input goes to
-    standard output. Files that exist are kept unless -f is given.
+    standard output. Files that exist are kept unless -f is given. With --recursive, INPUT may be a folder.
 
     The picture is stored as 8-bit sRGB, upright, without metadata. What had to be converted or dropped for that is
     said in one line.
     """
-    planned = batch.plan(inputs, output, output_dir, SUFFIX)
+    options.refuse_targets(quality, target_size, target_bpp)
+    options.refuse_skipping(skip_existing=skip_existing, force=force)
+    planned = plan(inputs, output, output_dir, SUFFIX, recursive=recursive, taken=PICTURE_SUFFIXES)
     options.refuse_contradictions(planned, quiet=quiet, verbose=verbose, as_json=json)
     codecs = Codecs(model, device, "encode")
-
-    def work(job: batch.Job) -> batch.Result:
-        data, picture = _encode_file(job.source, codecs.get(), quality, max_pixels)
-        width_px, height_px = picture.image.size
-        bpp = 8 * len(data) / (width_px * height_px)
-        return batch.Result(
-            data,
-            summary=f"{len(data)} bytes  {bpp:.4f} bpp",
-            facts={
-                "width": width_px,
-                "height": height_px,
-                "quality": quality,
-                "file_bytes": len(data),
-                "bpp": bpp,
-            },
-            codec=codecs.get(),
-            notes=picture.notes,
-            details=picture.details,
-        )
-
+    task = _Encoding(codecs, quality, target_size, target_bpp, max_pixels)
     _prepare_pillow()
     if output_dir is not None:
-        make_directory(output_dir)
-    with Reporter("encoding", len(planned), quiet=quiet, verbose=verbose, as_json=json) as reporter:
-        success = batch.run(planned, work, reporter, prepare=codecs.get, overwrite=force, threads=jobs)
+        make_directories(planned, output_dir)
+    with Reporter("encoding", len(planned), quiet=quiet, verbose=verbose, as_json=json, summary=Summary()) as reporter:
+        success = batch.run(
+            planned,
+            task,
+            reporter,
+            prepare=codecs.get,
+            overwrite=force,
+            workers=jobs,
+            skip_existing=skip_existing,
+        )
     if not success:
         raise typer.Exit(1)
 
 
-def _encode_file(name: str, codec: Codec, quality: float, max_pixels: int) -> tuple[bytes, Prepared]:
-    from dlfc.image import load_image
+@dataclass(frozen=True)
+class _Loaded:
+    picture: Prepared
+    source_bytes: int
 
-    picture = load_image(load(name, max_bytes=MAX_INPUT_BYTES), max_pixels=max_pixels)
-    return codec.encode(picture.image, quality=quality, max_pixels=max_pixels), picture
+
+@dataclass(frozen=True)
+class _Encoding:
+    """What is done to each picture."""
+
+    codecs: Codecs
+    quality: float | None
+    target_size: int | None
+    target_bpp: float | None
+    max_pixels: int
+
+    def read(self, job: Job) -> _Loaded:
+        from dlfc.image import load_image
+
+        data = load(job.source, max_bytes=MAX_INPUT_BYTES)
+        return _Loaded(load_image(data, max_pixels=self.max_pixels), len(data))
+
+    def extent(self, item: _Loaded) -> Extent:
+        size, codec = item.picture.image.size, self.codecs.get()
+        return Extent(size[0] * size[1], codec.padded_size(*size), codec.together(*size))
+
+    def work(self, items: Sequence[_Loaded]) -> list[Result]:
+        files = self.codecs.get().encode_many(
+            [item.picture.image for item in items],
+            quality=self.quality,
+            target_size=self.target_size,
+            target_bpp=self.target_bpp,
+            extras=[item.picture.extras for item in items],
+            max_pixels=self.max_pixels,
+        )
+        return [self._result(item, data) for item, data in zip(items, files, strict=True)]
+
+    def _result(self, item: _Loaded, data: bytes) -> Result:
+        width_px, height_px = item.picture.image.size
+        bpp = 8 * len(data) / (width_px * height_px)
+        quality = DEFAULT_QUALITY if self.quality is None else self.quality
+        summary = f"{len(data)} bytes  {bpp:.4f} bpp"
+        if self.target_size is not None or self.target_bpp is not None:
+            quality = unpack(data, max_pixels=self.max_pixels).quality
+            summary += f"  quality {quality:g}"
+        return Result(
+            lambda: data,
+            source_bytes=item.source_bytes,
+            summary=summary,
+            facts={"width": width_px, "height": height_px, "quality": quality, "file_bytes": len(data), "bpp": bpp},
+            codec=self.codecs.get(),
+            notes=item.picture.notes,
+            details=item.picture.details,
+        )
 
 
 def _prepare_pillow() -> None:

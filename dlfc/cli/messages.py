@@ -14,6 +14,8 @@ from dlfc.files import STANDARD_STREAM, display_name, print_to_stdout
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from dlfc.cli.summary import Summary
+
 
 class UsageProblem(Exception):
     """The command line asks for something that cannot be meant; nothing has been done."""
@@ -47,14 +49,19 @@ def reason_of(error: BaseException, *, file: str | None = None) -> str:
 class Reporter:
     """Tells people and scripts what becomes of each file; a context manager, since it may hold a progress bar.
 
-    `quiet` leaves out the lines about finished files, the notes and the bar; failures are always said. `as_json`
-    moves the facts of finished files to standard output, and adds failures to them.
+    `quiet` leaves out the lines about finished files, the notes, the bar and the summary; failures are always said.
+    `as_json` moves the facts of finished files to standard output, and adds failures to them. With a `summary`, a run
+    of several files ends in a table on a terminal or if `verbose`.
     """
 
-    def __init__(self, title: str, total: int, *, quiet: bool, verbose: bool, as_json: bool) -> None:
+    def __init__(
+        self, title: str, total: int, *, quiet: bool, verbose: bool, as_json: bool, summary: Summary | None = None
+    ) -> None:
         self._people = not quiet
         self.verbose = verbose
         self._as_json = as_json
+        self._summary = summary
+        self._several = total > 1
         self._bar = _progress_bar(title, total) if self._people and total > 1 and _is_terminal(sys.stderr) else None
 
     def __enter__(self) -> Reporter:
@@ -67,9 +74,13 @@ class Reporter:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if kind is None and self._people and self._summary is not None:
+            self._summarise(self._summary)
 
     def done(self, line: str, facts: dict[str, Any]) -> None:
         """Report a finished file: `line` for people, `facts` for scripts."""
+        if self._summary is not None:
+            self._summary.done += 1
         if self._as_json:
             print_json(facts)
         if self._people and (self.verbose or not self._as_json):
@@ -84,18 +95,52 @@ class Reporter:
 
     def failed(self, source: str, reason: str, *, key: str = "input") -> None:
         """Report a file that failed; `reason` is what `reason_of` returns, and `key` names the file in JSON."""
+        if self._summary is not None:
+            self._summary.failed += 1
         if self._as_json:
             text = reason.removeprefix(f"{stream_name(source, 'input')}: ")
             print_json({key: source, "error": text})
         self._say(f"dlfc: {reason}")
         self._advance()
 
+    def skipped(self, source: str, target: str) -> None:
+        """Report a file that was left out because its result is there."""
+        if self._summary is not None:
+            self._summary.skipped += 1
+        if self._as_json:
+            print_json({"input": source, "output": target, "skipped": True})
+        if self._people and self.verbose:
+            self._say(f"{source} -> {target}  exists, skipped")
+        self._advance()
+
+    def count_bytes(self, bytes_in: int, bytes_out: int, bpp: float) -> None:
+        """Let the sizes of a finished file count in the summary."""
+        if self._summary is not None:
+            self._summary.bytes_in += bytes_in
+            self._summary.bytes_out += bytes_out
+            self._summary.bpp += bpp
+
+    def count_time(self, seconds: dict[str, float]) -> None:
+        """Let the seconds of each part of the work count in the summary."""
+        if self._summary is not None:
+            self._summary.add_time(seconds)
+
     def all_failed(self, sources: Sequence[str], reason: str) -> None:
         """Report that several files failed for one reason, which is said once."""
+        if self._summary is not None:
+            self._summary.failed += len(sources)
         if self._as_json:
             for source in sources:
                 print_json({"input": source, "error": reason})
         self._say(f"dlfc: {reason}")
+
+    def _summarise(self, summary: Summary) -> None:
+        if self._several and (self.verbose or _is_terminal(sys.stderr)):
+            _print_to_stderr(summary.table())
+        elif summary.skipped:
+            say(f"dlfc: {summary.skipped} skipped, for their results exist")
+        if self.verbose:
+            say(summary.time_line())
 
     def _say(self, line: str) -> None:
         if self._bar is None:
@@ -122,11 +167,27 @@ def _is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()
 
 
+def _print_to_stderr(what: Any) -> None:
+    """Print something of rich's, or nothing where nobody can be told."""
+    from rich.console import Console
+
+    if sys.stderr is not None:
+        with suppress(OSError):
+            Console(stderr=True, highlight=False).print(what)
+
+
 def _progress_bar(title: str, total: int) -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.progress import TimeRemainingColumn as TimeLeft
+    from rich.text import Text
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:.1f} files/s", style="dim")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeLeft())
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     bar.add_task(title, total=total)
     return bar

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Annotated
 
 import typer
 
-from dlfc.cli.batch import Job
+from dlfc.cli.inputs import Job
 from dlfc.cli.messages import UsageProblem
 from dlfc.files import STANDARD_STREAM
 from dlfc.formats import nearest_quality
@@ -58,6 +60,26 @@ def _complete_device(incomplete: str) -> list[str]:
     return [device for device in DEVICES if device.startswith(incomplete)]
 
 
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "KIB": 2**10, "MB": 10**6, "MIB": 2**20}
+
+
+def _parse_size(value: str | int) -> int:
+    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12}) ?([A-Za-z]*)", str(value))
+    if match is None or match[2].upper() not in _UNITS:
+        raise typer.BadParameter(f"{str(value)!r} is not a size such as 800, 2KB (2000 bytes) or 2KiB (2048 bytes)")
+    size_bytes = math.floor(Fraction(match[1]) * _UNITS[match[2].upper()])
+    if size_bytes < 1:
+        raise typer.BadParameter(f"{str(value)!r} is less than one byte")
+    return size_bytes
+
+
+def _parse_bpp(value: str | float) -> float:
+    text = str(value)
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]*)?|\.[0-9]+", text) or float(text) <= 0:
+        raise typer.BadParameter(f"{text!r} is not a rate in bits per pixel such as 0.02")
+    return float(text)
+
+
 def _parse_device(text: str) -> str:
     if text not in DEVICES:
         raise typer.BadParameter(f"{text!r} is none of {', '.join(DEVICES)}")
@@ -94,16 +116,54 @@ Force = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Recursive = Annotated[
+    bool,
+    typer.Option(
+        "--recursive",
+        help="Take the files in folders too; --output-dir keeps their tree.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+SkipExisting = Annotated[
+    bool,
+    typer.Option(
+        "--skip-existing",
+        help="Leave out inputs whose result is there, to go on where a run stopped.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 Quality = Annotated[
-    float,
+    float | None,
     typer.Option(
         "-q",
         "--quality",
         metavar="0..100",
         parser=parse_quality,
-        help="How true to the picture, in steps of 0.5; more is larger.",
+        help="How true to the picture, in steps of 0.5; more is larger.  [default: 50]",
         rich_help_panel=MODEL,
-        show_default=True,
+        show_default=False,
+    ),
+]
+TargetSize = Annotated[
+    int | None,
+    typer.Option(
+        "--target-size",
+        metavar="SIZE",
+        parser=_parse_size,
+        help="Find the highest quality whose file is not above SIZE, such as 800, 2KB or 2KiB.",
+        rich_help_panel=MODEL,
+        show_default=False,
+    ),
+]
+TargetBpp = Annotated[
+    float | None,
+    typer.Option(
+        "--target-bpp",
+        metavar="BPP",
+        parser=_parse_bpp,
+        help="Find the highest quality whose file is not above BPP bits per pixel.",
+        rich_help_panel=MODEL,
+        show_default=False,
     ),
 ]
 Device = Annotated[
@@ -125,7 +185,7 @@ Jobs = Annotated[
         "--jobs",
         metavar="N",
         parser=parse_count,
-        help="Work on N files at a time.",
+        help="Work on N files, or groups of small ones, at a time.",
         rich_help_panel=MODEL,
         show_default=True,
     ),
@@ -164,3 +224,17 @@ def refuse_contradictions(jobs: Sequence[Job], *, quiet: bool, verbose: bool, as
         raise UsageProblem("--quiet and -v exclude each other")
     if as_json and any(job.target == STANDARD_STREAM for job in jobs):
         raise UsageProblem("--json and the result cannot both go to standard output; use -o")
+
+
+def refuse_skipping(*, skip_existing: bool, force: bool) -> None:
+    """Raise UsageProblem where existing files would have to be both kept and replaced."""
+    if skip_existing and force:
+        raise UsageProblem("--skip-existing and -f exclude each other")
+
+
+def refuse_targets(quality: float | None, target_size: int | None, target_bpp: float | None) -> None:
+    """Raise UsageProblem where more than one option says how large files become."""
+    given = {"-q": quality, "--target-size": target_size, "--target-bpp": target_bpp}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise UsageProblem(f"{names[0]} and {names[1]} exclude each other")

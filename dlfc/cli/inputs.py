@@ -1,0 +1,132 @@
+"""Which files a command works on, and where each result goes: names, folders, clashes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dlfc.cli.messages import UsageProblem, reason_of
+from dlfc.files import STANDARD_STREAM, make_directory
+
+
+@dataclass(frozen=True)
+class Job:
+    """One input and the output that it becomes; `-` is standard input or output.
+
+    A job with a `problem` cannot be done; it is there to be reported in its place.
+    """
+
+    source: str
+    target: str
+    problem: str = ""
+
+
+def plan(
+    inputs: Sequence[str],
+    output: str | None,
+    output_dir: str | None,
+    suffix: str,
+    *,
+    recursive: bool = False,
+    taken: Sequence[str] = (),
+) -> list[Job]:
+    """Return the output of each input, in order. Raises UsageProblem where that cannot be meant.
+
+    With `recursive`, folders stand for the files in them, at any depth, whose suffix is one of `taken`, in small
+    letters; below `output_dir` the results then keep their places.
+    """
+    if output is not None and output_dir is not None:
+        raise UsageProblem("-o and --output-dir exclude each other")
+    if "" in inputs or output == "" or output_dir == "":
+        raise UsageProblem("a file name is empty")
+    if len(inputs) > 1 and output is not None:
+        raise UsageProblem(f"-o names one file, but there are {len(inputs)} inputs; use --output-dir")
+    if len(inputs) > 1 and STANDARD_STREAM in inputs:
+        raise UsageProblem("standard input (-) cannot stand among other inputs")
+    if STANDARD_STREAM in inputs and output_dir is not None:
+        raise UsageProblem("standard input (-) has no name to use in --output-dir; use -o")
+    if recursive and output is not None and os.path.isdir(inputs[0]):
+        raise UsageProblem(f"-o names one file, but {inputs[0]} is a folder; use --output-dir")
+    if output is not None:
+        jobs = [Job(inputs[0], output)]
+    else:
+        jobs = [job for name in inputs for job in _jobs_of(name, output_dir, suffix, recursive, taken)]
+    _refuse_clashes(jobs)
+    return jobs
+
+
+def make_directories(jobs: Sequence[Job], output_dir: str) -> None:
+    """Make `output_dir` and the folders below it that results go to. Raises OSError if `output_dir` cannot be made.
+
+    Where a folder below it cannot, its jobs fail later.
+    """
+    make_directory(output_dir)
+    for folder in dict.fromkeys(os.path.dirname(job.target) for job in jobs if not job.problem):
+        with suppress(OSError):
+            make_directory(folder)
+
+
+def _jobs_of(name: str, output_dir: str | None, suffix: str, recursive: bool, taken: Sequence[str]) -> Iterator[Job]:
+    if name == STANDARD_STREAM or not os.path.isdir(name):
+        yield Job(name, _target(name, output_dir, suffix))
+    elif not recursive:
+        yield Job(name, "", f"{name}: is a folder; use --recursive to take the files in it")
+    else:
+        found = False
+        for job in _jobs_below(name, output_dir, suffix, taken):
+            found = True
+            yield job
+        if not found:
+            yield Job(name, "", f"{name}: no files in it that end in {', '.join(taken)}")
+
+
+def _jobs_below(folder: str, output_dir: str | None, suffix: str, taken: Sequence[str]) -> Iterator[Job]:
+    problems: list[OSError] = []
+    for parent, folders, names in os.walk(folder, onerror=problems.append):
+        folders.sort()
+        below = os.path.relpath(parent, folder)
+        for name in sorted(names):
+            path = os.path.join(parent, name)
+            if os.path.splitext(name)[1].lower() in taken and _is_regular(path):
+                place = None if output_dir is None else os.path.normpath(os.path.join(output_dir, below))
+                yield Job(path, _target(path, place, suffix))
+        while problems:
+            error = problems.pop()
+            yield Job(str(error.filename), "", reason_of(error))
+    for error in problems:
+        yield Job(str(error.filename), "", reason_of(error))
+
+
+def _is_regular(path: str) -> bool:
+    """Whether it is a file or a link to one, or a link that leads nowhere and is worth a message."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except OSError:
+        return True
+
+
+def _target(source: str, output_dir: str | None, suffix: str) -> str:
+    if source == STANDARD_STREAM:
+        return STANDARD_STREAM
+    path = Path(source)
+    name = path.stem + suffix
+    return str(path.parent / name if output_dir is None else Path(output_dir) / name)
+
+
+def _refuse_clashes(jobs: Sequence[Job]) -> None:
+    named = [job for job in jobs if not job.problem]
+    sources = {os.path.realpath(job.source): job.source for job in named if job.source != STANDARD_STREAM}
+    targets: dict[str, Job] = {}
+    for job in named:
+        if job.target == STANDARD_STREAM:
+            continue
+        path = os.path.realpath(job.target)
+        if path in sources:
+            raise UsageProblem(f"{job.target} is an input and would be overwritten; choose another name with -o")
+        if path in targets:
+            raise UsageProblem(f"{targets[path].source} and {job.source} would both become {job.target}")
+        targets[path] = job
