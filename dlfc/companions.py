@@ -142,9 +142,9 @@ def info_of(companions: Companions) -> dict[str, bytes]:
         icc = colour.profile_of(companions.colour_space)
     if icc is not None and colour.mode_of(icc) != ("L" if companions.gray else "RGB"):
         icc = None
-    exif = None if companions.exif is None else PREFIX + companions.exif
+    exif = PREFIX + companions.exif if companions.exif else None
     found = {"icc_profile": icc, "exif": exif, "xmp": companions.xmp}
-    return {name: data for name, data in found.items() if data is not None}
+    return {name: data for name, data in found.items() if data}
 
 
 def over_white(image: Image.Image) -> Image.Image:

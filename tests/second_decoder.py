@@ -12,6 +12,7 @@ import hashlib
 import json
 import struct
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,11 +20,17 @@ from operator import mul
 from pathlib import Path
 from typing import Any
 
+import vp8l
+
 Map = list[list[int]]  # channels of cells, the cells row by row
 
 DEFAULT_MAX_PIXELS = 1 << 26
 MAX_SIDE_PX = 1 << 20
 PASSES = ((0, 1, 2, 3), (3, 2, 1, 0), (2, 3, 0, 1), (1, 0, 3, 2))  # position of each channel group, by pass
+
+
+ICC, EXIF, XMP, GRAY, COLOUR_SPACE, ALPHA = 1, 2, 3, 4, 5, 0x84
+CODINGS = STORED, DEFLATE, VP8L, CONSTANT = 0, 1, 2, 3
 
 
 class Refused(Exception):
@@ -129,9 +136,74 @@ def read_container(data: bytes, max_pixels: int = DEFAULT_MAX_PIXELS) -> File:
         if any(fits(end) for end in ends[1:-1]):
             raise Refused(4, "bytes after the end")
         raise Refused(10, "the file check does not fit")
-    if any(kind & 0x80 for kind, _ in extras):
-        raise Refused(9, "an unknown critical section")
+    for kind, payload in extras:
+        if kind & 0x80 and not (kind == ALPHA and (not payload or payload[0] in CODINGS)):
+            raise Refused(9, "an unknown critical section")
     return File(model_id, width, height, quality_step, symbol_check, payloads[0], payloads[1], tuple(extras))
+
+
+# --- companions ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Companions:
+    """What the optional sections say; `alpha` is the plane, a byte for each pixel."""
+
+    metadata: dict[int, bytes]
+    gray: bool
+    colour_space: int | None
+    alpha: bytes | None
+
+
+def read_companions(file: File) -> Companions:
+    """The content of the optional sections that have a name; raises Refused."""
+    found = dict(file.extras)
+    metadata = {}
+    for kind in (ICC, EXIF, XMP):
+        payload = found.get(kind)
+        if payload is None or (payload and payload[0] not in (STORED, DEFLATE)):
+            continue
+        metadata[kind] = _content(payload, 1 << 22)
+    if found.get(GRAY):
+        raise Refused(13, "gray with a payload")
+    space = found.get(COLOUR_SPACE)
+    if space is not None and len(space) != 1:
+        raise Refused(13, "a colour space that is not one byte")
+    alpha = None if ALPHA not in found else _plane(found[ALPHA], file.width_px, file.height_px)
+    return Companions(metadata, GRAY in found, space[0] if space in (b"\1", b"\2") else None, alpha)
+
+
+def _content(payload: bytes, limit: int) -> bytes:
+    if not payload:
+        raise Refused(13, "no coding byte")
+    content = payload[1:]
+    if payload[0] == DEFLATE:
+        stream = zlib.decompressobj(-15)
+        try:
+            content = stream.decompress(content, limit + 1)
+        except zlib.error:
+            raise Refused(13, "a broken deflate stream") from None
+        if not stream.eof or stream.unused_data:
+            raise Refused(13, "a deflate stream that does not end with its payload")
+    if len(content) > limit:
+        raise Refused(13, "too much content")
+    return content
+
+
+def _plane(payload: bytes, width: int, height: int) -> bytes:
+    if payload[:1] == bytes([CONSTANT]) and len(payload) == 2:
+        return payload[1:] * (width * height)
+    if payload[:1] == bytes([VP8L]) and max(width, height) <= 1 << 14:
+        try:
+            return vp8l.greens(payload[1:], width, height)
+        except vp8l.Broken as error:
+            raise Refused(13, str(error)) from None
+    if payload[:1] not in (b"\0", b"\1"):
+        raise Refused(13, "no plane")
+    plane = _content(payload, width * height)
+    if len(plane) != width * height:
+        raise Refused(13, "a plane that is too short")
+    return plane
 
 
 # --- range coder --------------------------------------------------------------------------------------------------
@@ -391,6 +463,7 @@ class Symbols:
 def decode(data: bytes, model: Model, max_pixels: int = DEFAULT_MAX_PIXELS) -> Symbols:
     """The symbols of the file `data`; raises Refused."""
     file = read_container(data, max_pixels)
+    read_companions(file)
     if file.model_id != model.fingerprint[:4]:
         raise Refused(11, "another model")
     config = model.config
