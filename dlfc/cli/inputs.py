@@ -81,7 +81,7 @@ def _jobs_of(name: str, output_dir: str | None, suffix: str, recursive: bool, ta
             found = True
             yield job
         if not found:
-            yield Job(name, "", f"{name}: no files in it that end in {', '.join(taken)}")
+            yield Job(name, "", f"{name}: has no files in it to take")
 
 
 def _jobs_below(folder: str, output_dir: str | None, suffix: str, taken: Sequence[str]) -> Iterator[Job]:

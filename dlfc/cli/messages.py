@@ -22,13 +22,15 @@ class UsageProblem(Exception):
 
 
 def say(line: str) -> None:
-    """Print one line on standard error, whatever characters a name in it has.
+    """Print one line on standard error, whatever characters a name in it has."""
+    _print_to_stderr(display_name(line))
 
-    Where nobody can be told, because standard error is closed or full, the work goes on all the same.
-    """
+
+def _print_to_stderr(text: str) -> None:
+    """Where nobody can be told, because standard error is closed or full, the work goes on all the same."""
     if sys.stderr is not None:  # None when the program was started with it closed
         with suppress(OSError):
-            print(display_name(line), file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
 
 def reason_of(error: BaseException, *, file: str | None = None) -> str:
@@ -136,10 +138,10 @@ class Reporter:
 
     def _summarise(self, summary: Summary) -> None:
         if self._several and (self.verbose or _is_terminal(sys.stderr)):
-            _print_to_stderr(summary.table())
+            _print_to_stderr("\n".join(summary.table(styled=_is_terminal(sys.stderr))))
         elif summary.skipped:
             say(f"dlfc: {summary.skipped} skipped, for their results exist")
-        if self.verbose:
+        if self.verbose and summary.seconds:
             say(summary.time_line())
 
     def _say(self, line: str) -> None:
@@ -167,19 +169,17 @@ def _is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()
 
 
-def _print_to_stderr(what: Any) -> None:
-    """Print something of rich's, or nothing where nobody can be told."""
-    from rich.console import Console
-
-    if sys.stderr is not None:
-        with suppress(OSError):
-            Console(stderr=True, highlight=False).print(what)
-
-
 def _progress_bar(title: str, total: int) -> Progress:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
-    from rich.progress import TimeRemainingColumn as TimeLeft
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeRemainingColumn,
+    )
     from rich.text import Text
 
     class Rate(ProgressColumn):
@@ -187,7 +187,7 @@ def _progress_bar(title: str, total: int) -> Progress:
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:.1f} files/s", style="dim")
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeLeft())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     bar.add_task(title, total=total)
     return bar

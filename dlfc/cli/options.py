@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Annotated
 
 import typer
@@ -67,6 +66,8 @@ def _parse_size(value: str | int) -> int:
     match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12}) ?([A-Za-z]*)", str(value))
     if match is None or match[2].upper() not in _UNITS:
         raise typer.BadParameter(f"{str(value)!r} is not a size such as 800, 2KB (2000 bytes) or 2KiB (2048 bytes)")
+    from fractions import Fraction
+
     size_bytes = math.floor(Fraction(match[1]) * _UNITS[match[2].upper()])
     if size_bytes < 1:
         raise typer.BadParameter(f"{str(value)!r} is less than one byte")
@@ -78,6 +79,16 @@ def _parse_bpp(value: str | float) -> float:
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]*)?|\.[0-9]+", text) or float(text) <= 0:
         raise typer.BadParameter(f"{text!r} is not a rate in bits per pixel such as 0.02")
     return float(text)
+
+
+def _parse_keep(text: str) -> str:
+    from dlfc.companions import parse_keep
+
+    try:
+        parse_keep(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return text
 
 
 def _parse_device(text: str) -> str:
@@ -164,6 +175,24 @@ TargetBpp = Annotated[
         help="Find the highest quality whose file is not above BPP bits per pixel.",
         rich_help_panel=MODEL,
         show_default=False,
+    ),
+]
+KeepNames = Annotated[
+    str | None,
+    typer.Option(
+        "--keep",
+        metavar="NAMES",
+        parser=_parse_keep,
+        help="Metadata to keep: icc, exif, xmp, several with commas between them, all, or none.  "
+        "[default: a well-known colour profile, as one byte]",
+        rich_help_panel=MODEL,
+        show_default=False,
+    ),
+]
+NoAlpha = Annotated[
+    bool,
+    typer.Option(
+        "--no-alpha", help="Lay transparent parts over white; otherwise they are kept.", rich_help_panel=MODEL
     ),
 ]
 Device = Annotated[

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.table import Table
+from io import StringIO
 
 PARTS = ("import", "load", "read", "network", "coder", "write")
 
@@ -33,10 +30,11 @@ class Summary:
     def time_line(self) -> str:
         """Where the time went, in one line."""
         parts = ", ".join(f"{part} {self.seconds[part]:.2f} s" for part in PARTS if part in self.seconds)
-        return f"time: {parts or 'none'}; {time.perf_counter() - self.begun:.2f} s in all"
+        return f"time: {parts}; {time.perf_counter() - self.begun:.2f} s in all"
 
-    def table(self) -> Table:
-        """The table for the end of a run of several files."""
+    def table(self, *, styled: bool) -> list[str]:
+        """The lines of the table for the end of a run of several files."""
+        from rich.console import Console
         from rich.table import Table
 
         spent = time.perf_counter() - self.begun
@@ -49,7 +47,9 @@ class Summary:
             table.add_row("bytes", f"{self.bytes_in:,} in, {self.bytes_out:,} out")
             table.add_row("mean rate", f"{self.bpp / self.done:.4f} bpp")
             table.add_row("time", f"{spent:.1f} s, {self.done / spent:.1f} files/s")
-        return table
+        text = StringIO()
+        Console(file=text, force_terminal=styled, width=1000, highlight=False).print(table)
+        return [line.rstrip() for line in text.getvalue().splitlines()]
 
     def _others(self) -> tuple[tuple[str, int], ...]:
         return ("failed", self.failed), ("skipped, for their results exist", self.skipped)
