@@ -17,7 +17,7 @@ from networks import TINY, install, photo
 from PIL import Image
 
 import dlfc
-from dlfc import codec as codec_module
+from dlfc import api
 from dlfc.codec import Codec
 from dlfc.entropy.coder import Encoder, Tables
 from dlfc.entropy.sections import CutStream
@@ -350,9 +350,9 @@ def test_a_gpu_reads_the_symbols_that_a_cpu_wrote(models_dir: Path, codec: Codec
 def shared_models(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let the functions of the package find the tiny models."""
     monkeypatch.setenv(MODELS_DIR_VARIABLE, str(models_dir))
-    codec_module._shared.cache_clear()
+    api._codec.cache_clear()
     yield
-    codec_module._shared.cache_clear()
+    api._codec.cache_clear()
 
 
 @pytest.mark.usefixtures("shared_models")
