@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dlfc.model.linear import Linear, attend
-from dlfc.model.vit import Mlp, cut_tiles, join_tiles
+from dlfc.model.vit import Mlp, cut_tiles, join_tiles, joined, parts
 
 
 @cache
@@ -46,32 +46,41 @@ class WindowAttention(nn.Module):
         self.qkv = Linear(dim, 3 * dim, bias=False)
         self.out = Linear(dim, dim)
 
-    def _bias(self, rows: int, cols: int) -> Tensor:
-        """Additive bias for every window of a map of `rows` x `cols` windows: 1 or rows*cols, 1, n, n."""
+    def _bias(self) -> Tensor:
+        """Additive bias of each kind of window: 1 n n, or 4 n n if shifted, in the order of `_shift_masks`."""
         bias: Tensor = self.bias
         if self.relative:
             bias = bias.view(-1)[_relative_index(self.window, bias.device)]
-        if not self.shifted:
-            return bias[None, None]
-        kind = torch.zeros(rows, cols, dtype=torch.long, device=bias.device)
-        kind[-1] += 1
-        kind[:, -1] += 2
-        return (bias + _shift_masks(self.window, bias.device))[kind.view(-1), None]
+        return bias + _shift_masks(self.window, bias.device) if self.shifted else bias[None]
+
+    def _kinds(self, b: int, rows: int, cols: int) -> Tensor:
+        """The kind of each window of `b` maps of `rows` x `cols` windows."""
+        kind = torch.zeros(rows, cols, dtype=torch.long, device=self.bias.device)
+        if self.shifted:
+            kind[-1] += 1
+            kind[:, -1] += 2
+        return kind.view(-1).repeat(b)
 
     def forward(self, x: Tensor) -> Tensor:
-        b, h, w, c = x.shape
+        b, h, w, _ = x.shape
         shift = self.window // 2 if self.shifted else 0
         if shift:
             x = torch.roll(x, (-shift, -shift), (1, 2))
-        tiles = cut_tiles(x, self.window)
-        t, n, _ = tiles.shape
-        q, k, v = self.qkv(tiles).view(t, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
-        bias = self._bias(h // self.window, w // self.window)
-        if 1 < bias.shape[0] < t:
-            bias = bias.repeat(b, 1, 1, 1)
-        mixed = attend(q, k, v, bias)  # tiles heads n head_dim
-        x = join_tiles(self.out(mixed.transpose(1, 2).reshape(t, n, c)), self.window, h, w)
+        bias = self._bias()
+        pairs = zip(
+            parts(cut_tiles(x, self.window)),
+            parts(self._kinds(b, h // self.window, w // self.window)),
+            strict=True,
+        )
+        mixed = joined(self._mix(tiles, bias[kinds, None] if self.shifted else bias[None]) for tiles, kinds in pairs)
+        x = join_tiles(mixed, self.window, h, w)
         return torch.roll(x, (shift, shift), (1, 2)) if shift else x
+
+    def _mix(self, tiles: Tensor, bias: Tensor) -> Tensor:
+        t, n, c = tiles.shape
+        q, k, v = self.qkv(tiles).view(t, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = attend(q, k, v, bias)  # tiles heads n head_dim
+        return self.out(mixed.transpose(1, 2).reshape(t, n, c))
 
 
 class SwinBlock(nn.Module):

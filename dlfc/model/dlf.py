@@ -15,11 +15,12 @@ from dlfc.model.base import LinearBase
 from dlfc.model.bottleneck import Bottleneck, Quantised
 from dlfc.model.branches import Decoder, Encoder
 from dlfc.model.config import DLFConfig
-from dlfc.model.generator import BAND_PX, Fusion, Generator, joined
+from dlfc.model.generator import BAND_PX, Fusion, Generator
 from dlfc.model.linear import Linear
-from dlfc.model.vit import random_parameter
+from dlfc.model.vit import each_position, joined, parts, random_parameter
 
 Part = Literal["encode", "decode", "both"]
+_CODED_AT_ONCE = 2048  # vectors compared with all entries of the codebook without gradients
 
 
 class Codebook(nn.Module):
@@ -33,8 +34,12 @@ class Codebook(nn.Module):
         """`z` ... dim -> index of the nearest entry (squared distance of unit vectors; the first minimum wins)."""
         with torch.autocast(z.device.type, enabled=False):  # neighbours differ by less than 16 bits can tell
             z, e = F.normalize(z.float(), dim=-1).reshape(-1, z.shape[-1]), F.normalize(self.entries, dim=-1)
-            distance = z.square().sum(1, keepdim=True) + e.square().sum(1) - 2 * z @ e.T
-            return distance.argmin(1)
+            return joined(self._nearest(part, e) for part in parts(z, _CODED_AT_ONCE))
+
+    @staticmethod
+    def _nearest(z: Tensor, e: Tensor) -> Tensor:
+        distance = z.square().sum(1, keepdim=True) + e.square().sum(1) - 2 * z @ e.T
+        return distance.argmin(1)
 
     def lookup(self, tokens: Tensor) -> Tensor:
         """Token indices -> unit vectors."""
@@ -144,12 +149,13 @@ class DLF(nn.Module):
         """Token vectors and detail features -> semantic map, detail map, logits, latent."""
         semantic_map, detail_map = self.decoder(vectors, detail_hat)
         logits = self.fusion(semantic_map, detail_map)
-        latent = (torch.softmax(logits.float(), -1) @ self.mixture.float()).permute(0, 3, 1, 2)
-        return semantic_map, detail_map, logits, latent
+        mixture = self.mixture.float()
+        latent = each_position(lambda part: torch.softmax(part.float(), -1) @ mixture, logits)
+        return semantic_map, detail_map, logits, latent.permute(0, 3, 1, 2)
 
     def reconstruct(self, tokens: Tensor, latent: Tensor, level: Tensor) -> Tensor:
         """Tokens T 32 and quantised latent times step, B latent_dim H/32 W/32 -> picture B 3 H W."""
-        return joined(self.reconstruct_bands(tokens, latent, level))
+        return joined(self.reconstruct_bands(tokens, latent, level), 2)
 
     def reconstruct_bands(self, tokens: Tensor, latent: Tensor, level: Tensor) -> Iterator[Tensor]:
         """The same as bands B 3 h W of the picture from its top; on a CPU without gradients, in little memory."""

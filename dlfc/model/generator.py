@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ from dlfc.model import strips
 from dlfc.model.config import DLFConfig
 from dlfc.model.detail import swin_run
 from dlfc.model.linear import Linear, attend
+from dlfc.model.vit import each_position, joined
 
 BAND_PX = 1 << 23  # of the picture, at a time: half a gigabyte at 64 channels for cells of 4x4 pixels
 
@@ -41,7 +42,7 @@ class Fusion(nn.Module):
     def forward(self, semantic: Tensor, detail: Tensor) -> Tensor:
         """`B H W width`, `B H W C` -> logits `B H W mixture_size`."""
         both = torch.cat([self.semantic_in(semantic), self.detail_in(detail)], -1)
-        return self.head(self.blocks(self.merge(both).to(semantic.dtype)))
+        return each_position(self.head, self.blocks(each_position(self.merge, both).to(semantic.dtype)))
 
 
 def _norm(channels: int, config: DLFConfig) -> nn.Module:
@@ -144,7 +145,8 @@ class Generator(nn.Module):
     def forward(self, latent: Tensor, base: Tensor | None = None) -> Tensor:
         """`latent` B mixture_dim H/16 W/16, `base` B 3 H W or None -> picture B 3 H W, nominally in [-1, 1]."""
         if latent.is_cpu and not torch.is_grad_enabled():
-            return joined(self.in_bands(latent, None if base is None else lambda top, bottom: base[:, :, top:bottom]))
+            rows = None if base is None else lambda top, bottom: base[:, :, top:bottom]
+            return joined(self.in_bands(latent, rows), 2)
         x = self.mid(self.conv_in(self.post_quant(latent)))
         for i, level in enumerate(self.levels):
             if i == len(self.levels) - 1 and self.base_in is not None and base is not None:
@@ -198,9 +200,3 @@ def _without_gradients(block: nn.Module, x: Tensor) -> Tensor:
 def _blocks(level: nn.Module) -> Iterator[nn.Module]:
     assert isinstance(level, nn.Sequential)
     yield from level
-
-
-def joined(bands: Iterable[Tensor]) -> Tensor:
-    """Bands B 3 h W, one below the other."""
-    parts = list(bands)
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 2)

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
+
 import torch
 from torch import Tensor, nn
 
 from dlfc.model.linear import Linear, attend
 
-_MLP_ROWS = 4096  # positions that an MLP widens at a time when no gradients are kept: its inside is the largest tensor
+_POSITIONS = 4096  # that a layer widens at a time when no gradients are kept: its inside is the largest tensor
+_TILES = 64  # or windows, that attend at a time then
 
 
 def random_parameter(*shape: int, scale: float = 1.0) -> nn.Parameter:
     """Normally distributed start values; none on the meta device, where torch would load its compiler to draw them."""
     values = torch.empty(shape)
     return nn.Parameter(values if values.is_meta else torch.randn(shape) * scale)
+
+
+def parts(x: Tensor, count: int = _TILES) -> Sequence[Tensor]:
+    """`x` in pieces of `count` along its first dimension, or whole while gradients are kept."""
+    return (x,) if torch.is_grad_enabled() or len(x) <= count else x.split(count)
+
+
+def joined(pieces: Iterable[Tensor], dim: int = 0) -> Tensor:
+    """Pieces along `dim` as one tensor; a single one is not copied."""
+    held = list(pieces)
+    return held[0] if len(held) == 1 else torch.cat(held, dim)
+
+
+def each_position(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """`call(x)`, which treats all positions of `... C` alike."""
+    pieces = parts(x.reshape(-1, x.shape[-1]), _POSITIONS)
+    return call(x) if len(pieces) == 1 else joined(map(call, pieces)).unflatten(0, x.shape[:-1])
 
 
 class Attention(nn.Module):
@@ -42,10 +62,7 @@ class Mlp(nn.Module):
         self.contract = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.shape[:-1].numel() <= _MLP_ROWS:
-            return self.contract(self.expand(x, gelu=True))
-        parts = x.reshape(-1, x.shape[-1]).split(_MLP_ROWS)
-        return torch.cat([self.contract(self.expand(part, gelu=True)) for part in parts]).view_as(x)
+        return each_position(lambda part: self.contract(self.expand(part, gelu=True)), x)
 
 
 class VitBlock(nn.Module):
@@ -60,6 +77,9 @@ class VitBlock(nn.Module):
 
     def forward(self, x: Tensor, last: int = 0) -> Tensor:
         """`B N C` -> `B N C`, or only the `last` of the N positions."""
+        return joined(self._part(part, last) for part in parts(x))
+
+    def _part(self, x: Tensor, last: int) -> Tensor:
         x = x[:, -last:] + self.attention(self.norm_attention(x), last)
         return x + self.mlp(self.norm_mlp(x))
 
@@ -100,10 +120,13 @@ class Exchange(nn.Module):
     def forward(self, semantic: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
         """`semantic` T N width, `detail` B H W C -> the same shapes."""
         _, h, w, _ = detail.shape
-        tiles = cut_tiles(detail, self.grid)
+        pairs = zip(parts(semantic), parts(cut_tiles(detail, self.grid)), strict=True)
+        updated, tiles = zip(*(self._of_tiles(*pair) for pair in pairs), strict=True)
+        return joined(updated), join_tiles(joined(tiles), self.grid, h, w)
+
+    def _of_tiles(self, semantic: Tensor, tiles: Tensor) -> tuple[Tensor, Tensor]:
         n = semantic.shape[1]
         x = torch.cat([self.compress(semantic + self.semantic_position), tiles + self.detail_position], 1)
         for block in self.blocks:
             x = block(x)
-        semantic = semantic + self.semantic_add(self.decompress(x[:, :n]))
-        return semantic, join_tiles(tiles + self.detail_add(x[:, n:]), self.grid, h, w)
+        return semantic + self.semantic_add(self.decompress(x[:, :n])), tiles + self.detail_add(x[:, n:])
