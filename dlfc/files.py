@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -135,7 +134,7 @@ def _read_chunks(name: str) -> Iterator[bytes]:
 
 def _save_whole(path: str, data: bytes, *, overwrite: bool) -> None:
     # The name does not grow with that of the target, which may already have the longest that the system allows.
-    temporary = os.path.join(os.path.dirname(path), f".dlfc-{secrets.token_hex(8)}.tmp")
+    temporary = os.path.join(os.path.dirname(path), f".dlfc-{os.urandom(8).hex()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with open(descriptor, "wb") as stream:
