@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from dlfc.cli import main
+from dlfc.companions import Finish
 from dlfc.errors import FormatError, LimitError, ModelError
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, pack, unpack
 
@@ -113,7 +114,7 @@ class FakeCodec:
             small = Image.frombytes("RGB", (4, 4), zlib.decompress(container.semantic))
         except (zlib.error, ValueError) as error:
             raise FormatError("damaged: symbol check fails") from error
-        return small.resize((container.width_px, container.height_px))
+        return Finish.of(container).apply(small.resize((container.width_px, container.height_px)))
 
 
 def install_fake_codec() -> None:

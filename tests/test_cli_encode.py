@@ -155,12 +155,13 @@ def test_a_note_says_what_was_converted(dlfc: Run, tmp_path: Path) -> None:
     assert dlfc("encode", "few.png", "-f", "--quiet").err == ""
 
 
-def test_dropped_metadata_is_mentioned_only_when_asked(dlfc: Run, tmp_path: Path) -> None:
+def test_dropped_metadata_are_said_unless_someone_chose_what_to_keep(dlfc: Run, tmp_path: Path) -> None:
     exif = picture().getexif()
     exif[0x010F] = "A camera"
     picture().save("phone.jpg", exif=exif)
-    assert "note" not in dlfc("encode", "phone.jpg").err
-    assert "dlfc: phone.jpg: note: EXIF data dropped\n" in dlfc("encode", "phone.jpg", "-f", "-v").err
+    assert "dlfc: phone.jpg: note: EXIF data dropped\n" in dlfc("encode", "phone.jpg").err
+    assert "note" not in dlfc("encode", "phone.jpg", "-f", "--keep", "none").err
+    assert "dlfc: phone.jpg: note: EXIF data dropped\n" in dlfc("encode", "phone.jpg", "-f", "--keep", "icc", "-v").err
 
 
 def test_a_picture_over_the_limit_is_refused(dlfc: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

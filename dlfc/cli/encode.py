@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,7 +21,7 @@ from dlfc.files import load
 from dlfc.formats import DEFAULT_MAX_PIXELS, unpack
 
 if TYPE_CHECKING:
-    from dlfc.companions import Prepared
+    from dlfc.companions import Keep, Prepared
 
 SUFFIX = ".dlf"
 DEFAULT_QUALITY = 50.0
@@ -68,6 +68,8 @@ def encode(
             show_default=False,
         ),
     ] = None,
+    keep: options.KeepNames = None,
+    no_alpha: options.NoAlpha = False,
     device: options.Device = "auto",
     jobs: options.Jobs = 1,
     max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
@@ -81,15 +83,15 @@ def encode(
     --output-dir the result lies beside INPUT under the same name with the suffix .dlf; that of standard input goes to
     standard output. Files that exist are kept unless -f is given. With --recursive, INPUT may be a folder.
 
-    The picture is stored as 8-bit sRGB, upright, without metadata. What had to be converted or dropped for that is
-    said in one line.
+    The picture is stored upright, with 8 bits per sample. Gray stays gray and transparency is kept. Colours become
+    sRGB unless their profile is kept. What else was converted or dropped is said in one line.
     """
     options.refuse_targets(quality, target_size, target_bpp)
     options.refuse_skipping(skip_existing=skip_existing, force=force)
     planned = plan(inputs, output, output_dir, SUFFIX, recursive=recursive, taken=PICTURE_SUFFIXES)
     options.refuse_contradictions(planned, quiet=quiet, verbose=verbose, as_json=json)
     codecs = Codecs(model, device, "encode")
-    task = _Encoding(codecs, quality, target_size, target_bpp, max_pixels)
+    task = _Encoding(codecs, quality, target_size, target_bpp, max_pixels, _what_to_keep(keep, no_alpha))
     _prepare_pillow()
     if output_dir is not None:
         make_directories(planned, output_dir)
@@ -122,12 +124,13 @@ class _Encoding:
     target_size: int | None
     target_bpp: float | None
     max_pixels: int
+    keep: Keep
 
     def read(self, job: Job) -> _Loaded:
         from dlfc.image import load_image
 
         data = load(job.source, max_bytes=MAX_INPUT_BYTES)
-        return _Loaded(load_image(data, max_pixels=self.max_pixels), len(data))
+        return _Loaded(load_image(data, max_pixels=self.max_pixels, keep=self.keep), len(data))
 
     def extent(self, item: _Loaded) -> Extent:
         size, codec = item.picture.image.size, self.codecs.get()
@@ -161,6 +164,13 @@ class _Encoding:
             notes=item.picture.notes,
             details=item.picture.details,
         )
+
+
+def _what_to_keep(names: str | None, no_alpha: bool) -> Keep:
+    from dlfc.companions import USUAL, parse_keep
+
+    keep = USUAL if names is None else parse_keep(names)
+    return replace(keep, alpha=not no_alpha)
 
 
 def _prepare_pillow() -> None:
