@@ -54,8 +54,9 @@ lint: $(STAMP) ## ruff, mypy and, where it is installed, mandoc
 	$(BIN)/mypy
 	@if command -v mandoc >/dev/null; then mandoc -Tlint -Wwarning man/*.[15]; fi
 
-bench: $(STAMP) ## measure the entropy coder beside constriction
+bench: $(STAMP) ## measure the entropy coder beside constriction, and batches beside single files
 	$(BIN)/python -m tests.bench.bench_coder
+	$(BIN)/python -m tests.bench.bench_batch
 
 sanitize: ## round trips and garbage through the C coder under ASan and UBSan
 	@mkdir -p build

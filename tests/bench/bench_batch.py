@@ -5,7 +5,8 @@
 A folder of 256x256 PNG files, cut from the photograph in tests/data, becomes .dlf files and these become PNG files
 again. One at a time means: read, code and save a file, then the next, with all threads that torch takes. In batches
 means what `dlfc encode` and `dlfc decode` do with many inputs. Rounds alternate, so that a slow moment of the machine
-falls on both; what is printed is the median. Also counted: files that both ways make with the same bytes.
+falls on both; what is printed is the median, of the time by the clock and of the time of all processors (the one to
+look at where other programs run too). Also counted: files that both ways make with the same bytes.
 """
 
 from __future__ import annotations
@@ -71,10 +72,11 @@ def jobs_to(sources: list[Path], folder: Path, suffix: str) -> list[Job]:
     return [Job(str(path), str(folder / f"{path.stem}{suffix}")) for path in sources]
 
 
-def seconds(call: Callable[[], None]) -> float:
-    start = time.perf_counter()
+def seconds(call: Callable[[], None]) -> tuple[float, float]:
+    """By the clock, and of all processors."""
+    start = time.perf_counter(), time.process_time()
     call()
-    return time.perf_counter() - start
+    return time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def compare(name: str, task: Task, alone: list[Job], together: list[Job], workers: list[int], rounds: int) -> None:
@@ -82,16 +84,20 @@ def compare(name: str, task: Task, alone: list[Job], together: list[Job], worker
     ways: dict[str, Callable[[], None]] = {"one at a time": lambda: one_at_a_time(task, alone)}
     for count in workers:
         ways[f"in batches, -j {count}"] = lambda count=count: in_batches(task, together, count)  # type: ignore[misc]
-    times: dict[str, list[float]] = {way: [] for way in ways}
+    times: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
     for number in range(rounds + 1):  # the first warms up
         for way, run in ways.items():
             spent = seconds(run)
             if number:
                 times[way].append(spent)
-    base = statistics.median(times["one at a time"])
+    base, base_work = map(statistics.median, zip(*times["one at a time"], strict=True))
     for way, measured in times.items():
-        middle = statistics.median(measured)
-        print(f"{name}  {way:20} {len(alone) / middle:7.1f} files/s  x{base / middle:.2f}", flush=True)
+        middle, work = map(statistics.median, zip(*measured, strict=True))
+        print(
+            f"{name}  {way:18} {len(alone) / middle:7.1f} files/s  x{base / middle:.2f}"
+            f"   {1000 * work / len(alone):6.1f} ms of processors a file  x{base_work / work:.2f}",
+            flush=True,
+        )
     same = sum(Path(a.target).read_bytes() == Path(b.target).read_bytes() for a, b in zip(alone, together, strict=True))
     print(f"{name}  {same} of {len(alone)} files have the same bytes both ways")
 
