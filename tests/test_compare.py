@@ -14,8 +14,10 @@ import pytest
 from conftest import Finished, picture
 from PIL import Image, features
 
+from dlfc.companions import Prepared
 from dlfc.compare.versions import Version, versions_of
 from dlfc.evaluate.ordinary import ORDINARY
+from dlfc.formats import Extra
 
 Run = Callable[..., Finished]
 PHOTO = Path(__file__).parent / "data" / "photo.png"
@@ -30,7 +32,7 @@ class _CodecOfSize:
         self._size_px = size_px
         self._sizes_bytes = sizes_bytes
 
-    def encode(self, image: Image.Image, *, quality: float, max_pixels: int) -> bytes:
+    def encode(self, image: Image.Image, *, quality: float, extras: tuple[Extra, ...], max_pixels: int) -> bytes:
         return bytes(self._sizes_bytes[f"q{quality:g}"])
 
     def decode(self, data: bytes, *, max_pixels: int) -> Image.Image:
@@ -41,9 +43,9 @@ class _CodecOfSize:
 def webp_files() -> dict[str, Version]:
     """What WebP makes of the photograph beside .dlf files of 20, 700 and 60000 bytes."""
     with Image.open(PHOTO) as file:
-        image = file.convert("RGB")
-    codec = _CodecOfSize(image.size, q0=20, q50=700, q100=60000)
-    photo = versions_of("photo.png", 1, image, codec, [0, 50, 100], [ORDINARY["webp"]], 2**24)  # type: ignore[arg-type]
+        prepared = Prepared(file.convert("RGB"))
+    codec = _CodecOfSize(prepared.image.size, q0=20, q50=700, q100=60000)
+    photo = versions_of("photo.png", 1, prepared, codec, [0, 50, 100], [ORDINARY["webp"]], 2**24)  # type: ignore[arg-type]
     return {f"{level.quality:g}": level.others[0] for level in photo.levels}
 
 

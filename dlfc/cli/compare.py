@@ -115,8 +115,8 @@ def _compare(name: str, codec: Codec, levels: list[float], ordinary: list[Ordina
     from dlfc.image import load_image
 
     data = load(name, max_bytes=MAX_INPUT_BYTES)
-    image = load_image(data, max_pixels=max_pixels).image.convert("RGB")
-    return versions_of(name, len(data), image, codec, levels, ordinary, max_pixels)
+    prepared = load_image(data, max_pixels=max_pixels)
+    return versions_of(name, len(data), prepared, codec, levels, ordinary, max_pixels)
 
 
 def _write(photos: list[Photo], codec: Codec, output: str, *, force: bool, quiet: bool) -> None:

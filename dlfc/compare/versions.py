@@ -19,6 +19,7 @@ from dlfc.evaluate.ordinary import FACTORS, OrdinaryCodec, largest_fitting
 
 if TYPE_CHECKING:
     from dlfc.codec import Codec
+    from dlfc.companions import Prepared
 
 TITLES = {"jpeg": "JPEG", "webp": "WebP", "avif": "AVIF"}
 _SCALES = {1: "full size", 2: "half size", 4: "quarter size"}
@@ -71,17 +72,18 @@ class Photo:
 def versions_of(
     name: str,
     file_bytes: int,
-    image: Image.Image,
+    prepared: Prepared,
     codec: Codec,
     qualities: Sequence[float],
     against: Sequence[OrdinaryCodec],
     max_pixels: int,
 ) -> Photo:
-    """All versions of `image`, an RGB picture that came from a file of `file_bytes`."""
+    """All versions of a picture that came from a file of `file_bytes`."""
+    image = prepared.image
     rivals = [_Rival(each, image) for each in against]
     levels = []
     for quality in qualities:
-        data = codec.encode(image, quality=quality, max_pixels=max_pixels)
+        data = codec.encode(image, quality=quality, extras=prepared.extras, max_pixels=max_pixels)
         decoded = codec.decode(data, max_pixels=max_pixels)
         dlf = Version("dlfc", f"-q {quality:g}", len(data), 1.0, as_seen(decoded))
         levels.append(Level(quality, dlf, tuple(rival.within(len(data)) for rival in rivals)))
