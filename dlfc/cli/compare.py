@@ -9,7 +9,7 @@ import typer
 from dlfc.cli import options
 from dlfc.cli.codecs import Codecs
 from dlfc.cli.completion import model_names
-from dlfc.cli.encode import MAX_INPUT_BYTES, _prepare_pillow
+from dlfc.cli.encode import MAX_INPUT_BYTES, prepare_pillow
 from dlfc.cli.messages import Reporter, UsageProblem, reason_of, say
 from dlfc.errors import DlfcError
 from dlfc.files import STANDARD_STREAM, check_source, check_target, load, save, save_to_stdout
@@ -91,7 +91,7 @@ def compare(
         check_target(output, overwrite=force)
     ordinary = _ordinary(against)
     levels = [float(quality) for quality in qualities.split(",")]
-    _prepare_pillow()
+    prepare_pillow()
     codecs = Codecs(model, device, "both")
     photos: list[Photo] = []
     with Reporter("comparing", len(images), quiet=quiet, verbose=False, as_json=False) as reporter:

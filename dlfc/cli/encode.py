@@ -92,7 +92,7 @@ def encode(
     options.refuse_contradictions(planned, quiet=quiet, verbose=verbose, as_json=json)
     codecs = Codecs(model, device, "encode")
     task = _Encoding(codecs, quality, target_size, target_bpp, max_pixels, _what_to_keep(keep, no_alpha))
-    _prepare_pillow()
+    prepare_pillow()
     if output_dir is not None:
         make_directories(planned, output_dir)
     with Reporter("encoding", len(planned), quiet=quiet, verbose=verbose, as_json=json, summary=Summary()) as reporter:
@@ -173,7 +173,7 @@ def _what_to_keep(names: str | None, no_alpha: bool) -> Keep:
     return replace(keep, alpha=not no_alpha)
 
 
-def _prepare_pillow() -> None:
+def prepare_pillow() -> None:
     """Leave it to load_image to say what is wrong with a picture and which one is too large."""
     from PIL import Image
 
