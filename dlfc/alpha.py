@@ -6,10 +6,10 @@ from io import BytesIO
 
 from PIL import Image, features
 
-from dlfc.errors import FormatError, ModelError
+from dlfc.errors import FormatError, LimitError, ModelError
 from dlfc.formats import Coding, Kind, damaged, deflate, inflate
 
-_VP8L_MAX_SIDE_PX = 1 << 14  # RFC 9649: a side is stored in 14 bits
+_VP8L_MAX_SIDE_PX = 1 << 14  # RFC 9649: a side is stored in 14 bits; libwebp writes one pixel less
 _VP8L_SIGNATURE = 0x2F
 _SMALL_PX = 1 << 12  # deflate is never the shorter one above
 _EFFORT = {"quality": 100, "method": 4}  # methods 5 and 6 take thirty times as long for the last percent
@@ -23,7 +23,7 @@ def pack_plane(alpha: Image.Image) -> bytes:
     if alpha.getextrema() == (first[0], first[0]):
         return bytes([Coding.CONSTANT]) + first
     candidates = []
-    if max(alpha.size) <= _VP8L_MAX_SIDE_PX and features.check("webp"):
+    if max(alpha.size) < _VP8L_MAX_SIDE_PX and features.check("webp"):
         candidates.append(bytes([Coding.VP8L]) + _pack_vp8l(alpha))
     if not candidates or alpha.width * alpha.height <= _SMALL_PX:
         candidates.append(bytes([Coding.DEFLATE]) + deflate(alpha.tobytes()))
@@ -33,7 +33,8 @@ def pack_plane(alpha: Image.Image) -> bytes:
 def unpack_plane(payload: bytes, size: tuple[int, int]) -> Image.Image:
     """The transparency, mode L, of a picture of `size` pixels, which is within the limit in force.
 
-    Raises FormatError if the payload does not hold exactly that, ModelError if this Pillow cannot read its coding.
+    Raises FormatError if the payload does not hold exactly that, ModelError if this Pillow cannot read its coding,
+    LimitError if it would not read so much.
     """
     coding, content = payload[0], payload[1:]
     width_px, height_px = size
@@ -98,7 +99,9 @@ def _unpack_vp8l(stream: bytes, size: tuple[int, int]) -> Image.Image:
     try:
         with Image.open(BytesIO(b"RIFF" + len(body).to_bytes(4, "little") + body), formats=["WEBP"]) as image:
             found = image.convert("RGB").getchannel("G")
-    except (OSError, ValueError, SyntaxError) as error:
+    except Image.DecompressionBombError as error:
+        raise LimitError("the picture has transparency of more pixels than Pillow reads") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise damaged(Kind.ALPHA) from error
     if found.size != size:
         raise FormatError("the alpha section is of another size; the file is damaged")

@@ -16,7 +16,7 @@ _THUMBNAIL_LENGTH_TAG = 0x0202
 _SHORT, _LONG = 3, 4
 # A TIFF file has its EXIF data among what says how its pixels are stored; these are about the photograph.
 _PHOTOGRAPH_TAGS = (0x010E, 0x010F, 0x0110, 0x0112, 0x0131, 0x0132, 0x013B, 0x8298, 0x8769, 0x8825)
-_DIRECTORY_TAGS = (0x8769, 0x8825)  # the camera's and the satellites' part
+DIRECTORY_TAGS = (0x8769, 0x8825)  # the camera's and the satellites' part
 _XMP_ORIENTATION = re.compile(
     rb"""(?P<before>tiff:Orientation\s*=\s*["']|<tiff:Orientation>\s*)[2-8](?P<after>["']|\s*</tiff:Orientation>)"""
 )
@@ -36,7 +36,7 @@ def about_photograph(exif: Image.Exif) -> Image.Exif:
     found = Image.Exif()
     for tag in _PHOTOGRAPH_TAGS:
         if tag in exif:
-            found[tag] = exif.get_ifd(tag) if tag in _DIRECTORY_TAGS else exif[tag]
+            found[tag] = exif.get_ifd(tag) if tag in DIRECTORY_TAGS else exif[tag]
     return found
 
 

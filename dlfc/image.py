@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from dlfc.companions import PIXELS_ONLY, Keep, Prepared, over_white, prepare
 from dlfc.errors import ImageError, LimitError
-from dlfc.exif import about_photograph
+from dlfc.exif import DIRECTORY_TAGS, about_photograph
 
 # Formats of photographs. Others that Pillow knows start foreign programs (EPS) or have no magic number (TGA).
 INPUT_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
@@ -38,6 +39,7 @@ _SAVE_OPTIONS: dict[str, dict[str, Any]] = {
 _MAX_SIDE_PX = {"JPEG": 65500, "WEBP": 16383}  # libjpeg's JPEG_MAX_DIMENSION, libwebp's WEBP_MAX_DIMENSION
 _JPEG_SEGMENT_BYTES = 65533 - 29  # what a marker holds, less the name that stands before XMP data
 _XMP_TAG = 0x02BC
+_METADATA = {"exif": "EXIF", "xmp": "XMP"}
 _DLF_MAGIC = b"\xdf\x1c"
 
 
@@ -100,29 +102,53 @@ def save_image(image: Image.Image, form: str) -> bytes:
     if form == "JPEG" and image.mode in ("LA", "RGBA"):
         image = over_white(image)
     buffer = BytesIO()
-    image.save(buffer, form, **_SAVE_OPTIONS[form], **_metadata_options(image, form))
+    image.save(buffer, form, **_SAVE_OPTIONS[form] | _metadata_options(image, form))
     return buffer.getvalue()
+
+
+def losses(image: Image.Image, form: str) -> list[str]:
+    """What `save_image` leaves out of `image` in that form, in words."""
+    found = ["transparency laid over white"] if form == "JPEG" and image.mode in ("LA", "RGBA") else []
+    return found + [f"{_METADATA[name]} data dropped, which are too long for {form}" for name in _too_long(image, form)]
+
+
+def _too_long(image: Image.Image, form: str) -> list[str]:
+    limit = _JPEG_SEGMENT_BYTES if form == "JPEG" else None
+    return [name for name in _METADATA if limit is not None and len(image.info.get(name, b"")) > limit]
 
 
 def _metadata_options(image: Image.Image, form: str) -> dict[str, Any]:
     """The arguments of Image.save that write what is in `image.info`."""
-    limit = _JPEG_SEGMENT_BYTES if form == "JPEG" else None
-    found: dict[str, Any] = {name: image.info[name] for name in ("icc_profile", "exif", "xmp") if name in image.info}
-    if limit is not None:
-        found = {name: data for name, data in found.items() if name == "icc_profile" or len(data) <= limit}
+    left_out = _too_long(image, form)
+    found: dict[str, Any] = {
+        name: image.info[name] for name in ("icc_profile", *_METADATA) if name in image.info and name not in left_out
+    }
     xmp = found.get("xmp")
     if form == "PNG" and xmp is not None:
         chunks = PngImagePlugin.PngInfo()
         chunks.add(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + found.pop("xmp"))
         return {**found, "pnginfo": chunks}
     if form == "TIFF":
-        exif = Image.Exif()
-        exif.load(found.pop("exif", b""))
-        exif = about_photograph(exif)
+        exif = _readable(found.pop("exif", b""))
         if xmp is not None:
             exif[_XMP_TAG] = found.pop("xmp")
-        return {**found, "exif": exif}
+        if not exif.keys().isdisjoint(DIRECTORY_TAGS):
+            found["compression"] = "raw"  # libtiff writes no directories, Pillow itself does
+        return {**found, "exif": exif.tobytes()}
     return found
+
+
+def _readable(data: bytes) -> Image.Exif:
+    """What of EXIF data belongs into a TIFF file, whose tags they become; nothing where Pillow cannot write it."""
+    exif = Image.Exif()
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            exif.load(data)
+            photograph = about_photograph(exif)
+            photograph.tobytes()
+        except Exception:  # Pillow raises whatever the damaged data provoke; the pixels are sound
+            return Image.Exif()
+    return photograph
 
 
 @contextmanager

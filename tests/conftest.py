@@ -150,6 +150,7 @@ def dlfc(
     """Run a command line within this process, in an empty directory, with FakeCodec."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DLFC_MAX_PIXELS", raising=False)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)  # the program sets it, for its process
 
     def run(*arguments: str | Path) -> Finished:
         capfd.readouterr()

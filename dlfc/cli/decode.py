@@ -143,7 +143,7 @@ class _Decoding:
         return [self._result(item, image) for item, image in zip(items, images, strict=True)]
 
     def _result(self, item: _Read, image: Image.Image) -> Result:
-        from dlfc.image import save_image
+        from dlfc.image import losses, save_image
 
         return Result(
             lambda: save_image(image, self.form),
@@ -158,8 +158,12 @@ class _Decoding:
                 "complete": item.container.complete,
             },
             codec=item.codec,
-            notes=() if item.container.complete else ("the file is cut short, so detail is missing",),
+            notes=(*_cut_short(item.container), *losses(image, self.form)),
         )
+
+
+def _cut_short(container: Container) -> list[str]:
+    return [] if container.complete else ["the file is cut short, so detail is missing"]
 
 
 def _output_form(output: str | None) -> str:
