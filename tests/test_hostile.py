@@ -7,18 +7,22 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import real_command, run_process
 from networks import TINY, install, photo
+from PIL import Image
 
+from dlfc.alpha import pack_plane, unpack_plane
 from dlfc.codec import Codec
 from dlfc.entropy.coder import Decoder, Encoder, Tables
 from dlfc.entropy.sections import SymbolCheck
 from dlfc.errors import FormatError, LimitError
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, pack, unpack
+from dlfc.image import OUTPUT_FORMATS, save_image
 from dlfc.model.dlf import DLF, Codebook
 
 MUTATE = Path(__file__).parent / "fuzz" / "mutate.py"
@@ -208,3 +212,64 @@ def test_symbols_that_no_picture_would_give_become_a_picture(tiny: Codec) -> Non
             passes.accept(symbols)
         file = Container(tiny.model_id, 60, 50, 100.0, check.value, semantic.finish(), detail.finish())
         assert tiny.decode(pack(file)).size == (60, 50)
+
+
+# --- metadata and transparency ------------------------------------------------------------------------------------
+
+
+def camera_exif() -> bytes:
+    """EXIF data with a camera's directory and a place, as cameras write them."""
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:01 00:00:00"
+    exif.get_ifd(0x8825)[0x0001] = "N"
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("form", sorted(set(OUTPUT_FORMATS.values())))
+def test_what_a_camera_says_goes_into_every_form(form: str) -> None:
+    image = photo(30, 20)
+    image.info["exif"] = camera_exif()
+    with Image.open(BytesIO(save_image(image, form))) as saved:
+        saved.load()
+        exif = saved.getexif()
+    assert exif[0x010F] == "Maker"
+    assert exif.get_ifd(0x8769)[0x9003] == "2020:01:01 00:00:00"
+    assert exif.get_ifd(0x8825)[0x0001] == "N"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # when the picture is opened again
+@pytest.mark.parametrize("form", sorted(set(OUTPUT_FORMATS.values())))
+def test_damaged_metadata_cost_no_picture(form: str) -> None:
+    random = np.random.default_rng(1)
+    whole = np.frombuffer(camera_exif(), np.uint8)
+    image = photo(30, 20)
+    for _ in range(60):
+        damaged = whole[: random.integers(6, len(whole) + 1)].copy()
+        damaged[6:][random.integers(0, 4, len(damaged) - 6) == 0] = random.integers(0, 256)
+        image.info = {"exif": damaged.tobytes(), "xmp": random.bytes(20)}
+        with Image.open(BytesIO(save_image(image, form))) as saved:
+            saved.load()
+            assert saved.size == (30, 20)
+
+
+def test_damaged_transparency_is_refused_or_is_of_the_right_size() -> None:
+    random = np.random.default_rng(1)
+    plane = Image.fromarray(random.integers(0, 256, (50, 60), np.uint8))
+    whole = np.frombuffer(pack_plane(plane), np.uint8)
+    refused = 0
+    for _ in range(200):
+        damaged = whole[: random.integers(1, len(whole) + 1) if random.random() < 0.3 else None].copy()
+        damaged[random.integers(0, len(damaged))] ^= np.uint8(1 << random.integers(0, 8))
+        damaged[0] = random.integers(0, 5) if random.random() < 0.2 else damaged[0]
+        try:
+            assert unpack_plane(damaged.tobytes(), plane.size).size == plane.size
+        except FormatError:
+            refused += 1
+    assert 20 < refused < 200
+
+
+def test_transparency_that_a_webp_encoder_has_no_room_for_is_coded_otherwise() -> None:
+    for side in ((1, 1 << 14), ((1 << 14) + 1, 1)):
+        plane = Image.linear_gradient("L").resize(side)
+        assert unpack_plane(pack_plane(plane), side).tobytes() == plane.tobytes()
