@@ -100,6 +100,8 @@ def prepare(source: Image.Image, keep: Keep, *, deep: bool = False, find_gray: b
         alpha = _turn(pixels.alpha, orientation)
         rgb, companions = _transparency(rgb, alpha, companions, keep, notes, details)
     companions = _metadata(source, companions, keep, notes, details)
+    if rgb is source:
+        rgb = source.copy()
     rgb.info = {}
     return Prepared(rgb, pack_companions(companions), tuple(notes), tuple(details))
 
