@@ -20,7 +20,7 @@ class HelpfulCommand(TyperCommand):
             record = param.get_help_record(ctx)
             if record is not None and param.param_type_name == "option":
                 heading = getattr(param, "rich_help_panel", None) or "Other"
-                sections.setdefault(heading, []).append(record)
+                sections.setdefault(heading, []).append(_plain(record))
         for heading, records in sections.items():
             with formatter.section(heading if len(sections) > 1 else "Options"):
                 formatter.write_dl(records)
@@ -33,4 +33,9 @@ class HelpfulGroup(TyperGroup):
         self.format_commands(ctx, formatter)
         records = [param.get_help_record(ctx) for param in self.get_params(ctx)]
         with formatter.section("Options"):
-            formatter.write_dl([record for record in records if record is not None])
+            formatter.write_dl([_plain(record) for record in records if record is not None])
+
+
+def _plain(record: tuple[str, str]) -> tuple[str, str]:
+    """A name and its text without the signs by which some versions of Typer keep Rich from reading brackets."""
+    return record[0], record[1].replace("\\[", "[")

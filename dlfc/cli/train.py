@@ -30,18 +30,23 @@ def train(
     recipe: Annotated[
         Path, typer.Argument(metavar="RECIPE", help="TOML file with the network and its training.", show_default=False)
     ],
-    data: Annotated[Path, typer.Option(help="Folder of photos, or of tar shards of photos.", show_default=False)],
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of photos, or of tar shards of photos.", show_default=False)
+    ],
     metrics: Annotated[
         Path,
         typer.Option(
+            metavar="DIR",
             help="Folder with lpips_alex.safetensors (a loss), lpips_squeeze.safetensors (to judge by) and what else "
             "the recipe asks for.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the run: its state and its logs.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of the run: its state and its logs.", show_default=False)
+    ],
     validation: Annotated[
-        Path | None, typer.Option(help="Folder of photos to measure during the run.", show_default=False)
+        Path | None, typer.Option(metavar="DIR", help="Folder of photos to measure during the run.", show_default=False)
     ] = None,
     minutes: Annotated[
         float | None,
