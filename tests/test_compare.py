@@ -108,7 +108,7 @@ def test_what_is_no_picture_is_one_line_and_the_others_are_on_the_page(dlfc: Run
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["photo.png"], "missing option '-o' / '--output'"),
+        (["photo.png"], "missing option"),
         (["photo.png", "-o", "p.html", "-q", "5,101"], "invalid value for '-q' / '--qualities'"),
         (["photo.png", "-o", "p.html", "-q", "5,5.0"], "names a quality twice"),
         (["photo.png", "-o", "p.html", "--against", "gif"], "--against has 'gif', which is none of jpeg, webp, avif"),
