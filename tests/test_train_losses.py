@@ -17,7 +17,7 @@ from dlfc.model.dlf import DLF
 from dlfc.train import vqgan
 from dlfc.train.adversary import Adversary, PatchDiscriminator, adaptive_weight
 from dlfc.train.data import to_tensor
-from dlfc.train.losses import Objective, flat_error
+from dlfc.train.losses import Objective, flat_errors
 from dlfc.train.perceptual import Perceptual
 from dlfc.train.recipe import Stage
 
@@ -163,8 +163,18 @@ def test_errors_count_where_the_photo_is_flat(pictures: Tensor) -> None:
     flat = torch.full_like(pictures, 0.5)
     noise = 0.02 * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
     busy = torch.rand(pictures.shape, generator=torch.Generator().manual_seed(1))
-    assert flat_error(flat + noise, flat) == pytest.approx(float(noise.square().mean()), rel=1e-3)
-    assert flat_error(busy + noise, busy) < 0.05 * noise.square().mean()
+    power = float(noise.square().mean())
+    whole, grain = flat_errors(flat + noise, flat)
+    assert whole == pytest.approx(power, rel=1e-3)
+    assert grain == pytest.approx(power, rel=0.05)
+    assert flat_errors(busy + noise, busy)[0] < 0.05 * power
+
+
+def test_a_wrong_colour_is_no_grain(pictures: Tensor) -> None:
+    flat = torch.full_like(pictures, 0.5)
+    whole, grain = flat_errors(flat + 0.1, flat)
+    assert whole == pytest.approx(0.01, rel=1e-3)
+    assert grain < 1e-9
 
 
 def test_lpips_looks_at_the_scales_and_directions_of_a_recipe(metrics: Path) -> None:

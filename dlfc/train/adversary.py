@@ -59,10 +59,12 @@ class PatchDiscriminator(nn.Module):
 class Adversary:
     """A discriminator and its optimiser, and what it tells the generator."""
 
-    def __init__(self, device: torch.device, *, spectral: bool, seed: int, betas: tuple[float, ...]) -> None:
+    def __init__(
+        self, device: torch.device, *, spectral: bool, seed: int, betas: tuple[float, ...], channels: int = 64
+    ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # not the run's own numbers, which do not depend on when this one begins
-            self.network = PatchDiscriminator(spectral).to(device)
+            self.network = PatchDiscriminator(spectral, channels).to(device)
         self.parameters = list(self.network.parameters())
         self.optimizer = torch.optim.AdamW(
             self.parameters, 1e-4, (betas[0], betas[1]), weight_decay=0.0, fused=device.type == "cuda"

@@ -175,7 +175,9 @@ class Trainer:
         self.crops = self._with_random(self._new_crops(self.stage), self.crops)
         if self.stage.first_lambda == before.first_lambda:
             self.controller.log_lambda = log_lambda
-        if adversary is not None and self.stage.spectral_norm == before.spectral_norm:
+        after = self.stage
+        same = (after.spectral_norm, after.adversarial_channels) == (before.spectral_norm, before.adversarial_channels)
+        if adversary is not None and same:
             self.adversary = adversary
 
     @staticmethod
@@ -276,8 +278,14 @@ class Trainer:
 
     def _use_adversary(self) -> Adversary:
         if self.adversary is None:
-            betas, seed = self.stage.betas, self.recipe.seed
-            self.adversary = Adversary(self.device, spectral=self.stage.spectral_norm, seed=seed, betas=betas)
+            stage = self.stage
+            self.adversary = Adversary(
+                self.device,
+                spectral=stage.spectral_norm,
+                seed=self.recipe.seed,
+                betas=stage.betas,
+                channels=stage.adversarial_channels,
+            )
         return self.adversary
 
     def _against_adversary(self, adversary: Adversary, outcome: Outcome, terms: dict[str, Tensor]) -> Tensor:

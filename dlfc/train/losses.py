@@ -21,7 +21,7 @@ FLAT_VARIANCE = (4 / 255) ** 2  # of the photo in such a window, where an error 
 TOKEN_SHARPNESS = 150.0  # of the softmax over codes: the cosines of neighbouring codes differ by about 0.01
 
 # What a log names, in this order; a task leaves out what it does not compute.
-_OF_TASKS = ("total", "mse", "lpips", "bpp", "l1", "flat", "vgg", "inception", "latent", "index", "codebook")
+_OF_TASKS = ("total", "mse", "lpips", "bpp", "l1", "flat", "grain", "vgg", "inception", "latent", "index", "codebook")
 TERMS = (*_OF_TASKS, "adversarial", "matching", "discriminator")
 
 
@@ -74,9 +74,9 @@ class Objective:
         if stage.l1_weight:
             terms["l1"] = F.l1_loss(image, target)
             total = total + stage.l1_weight * terms["l1"]
-        if stage.flat_weight:
-            terms["flat"] = flat_error(image, target)
-            total = total + stage.flat_weight * terms["flat"]
+        if stage.flat_weight or stage.grain_weight:
+            terms["flat"], terms["grain"] = flat_errors(image, target)
+            total = total + stage.flat_weight * terms["flat"] + stage.grain_weight * terms["grain"]
         near, far = _cut(image, margin), _cut(target, margin)
         for name in NAMES:
             if self.has_begun(name):
@@ -181,13 +181,18 @@ def latents(model: DLF, x: Tensor, level: Tensor, *, with_detail: bool) -> Laten
     return Latents(tokens, z, logits, latent, bits)
 
 
-def flat_error(image: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error of N 3 H W in [0, 1], less where the photo's own variation hides it."""
+def flat_errors(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squared errors of N 3 H W in [0, 1], less where the photo's own variation hides them.
+
+    Of all of the difference, and of its deviation from the mean of a window around.
+    """
     with torch.no_grad():
         grey = target.mean(1, keepdim=True)
         mean, square = _window_mean(grey), _window_mean(grey.square())
         weight = FLAT_VARIANCE / (FLAT_VARIANCE + (square - mean.square()).clamp(min=0))
-    return ((image - target).square() * weight).mean()
+    error = image - target
+    grain = error - _window_mean(error)
+    return (error.square() * weight).mean(), (grain.square() * weight).mean()
 
 
 def _window_mean(x: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ class Stage:
     # losses of pictures in [0, 1]
     mse_weight: float = 20.0
     l1_weight: float = 0.0
-    flat_weight: float = 0.0  # of the squared error where the photo is flat: texture that it lacks, wrong colours
+    flat_weight: float = 0.0  # of the squared error where the photo is flat: wrong colours, texture that it lacks
+    grain_weight: float = 0.0  # of the same error's deviation from its surroundings: texture alone
     lpips_weight: float = 1.0
     lpips_start: float = 0.0
     lpips_scales: tuple[float, ...] = (1.0,)  # one is drawn for each step: no texture can suit them all
@@ -60,6 +61,7 @@ class Stage:
     adversarial_rate: float = 1.0  # learning rate of the discriminator, as a part of the model's
     matching_weight: float = 0.0  # of the discriminator's features, while it is in use
     spectral_norm: bool = False  # in the discriminator, in place of GroupNorm
+    adversarial_channels: int = 64  # of the discriminator's first layer
     base_weight: float = 5.0  # of the mean squared error of the linear base, which keeps it a picture
     token_weight: float = 10.0  # of the same error of the token picture: it keeps tokens telling regions apart
     commitment_weight: float = 0.02  # small: alone, this loss is least when all tokens are the same
