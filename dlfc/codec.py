@@ -6,8 +6,7 @@ Encoding has two steps: `analyse` runs the network once for pictures, `code` mak
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +25,8 @@ from dlfc.formats import DEFAULT_MAX_PIXELS, Container, Extra, nearest_quality, 
 from dlfc.model.dlf import Part, pad_to_tiles
 from dlfc.model.linear import can_pack
 from dlfc.target import largest_within, limit_of
+from dlfc.tensors import cut, flat, joined, memory_for, to_bytes, to_image
+from dlfc.tiling import FREE_PX, Tiling
 from dlfc.timing import timed
 from dlfc.zoo import registry, store
 
@@ -33,9 +34,7 @@ Int32Array = npt.NDArray[np.int32]
 PRECISION_VARIABLE = "DLFC_PRECISION"
 DEFAULT_QUALITY = 50.0
 _LARGE = 10**8  # parameters; smaller models are fast enough, and then every machine paints the same picture
-_FREE_PX = 1 << 20  # padded pictures up to this size may come from nothing: they cost the decoder little
 _SLACK_BITS = 64  # tokens whose shortest number is this much shorter than they cost come once in 2^64 pictures
-_TOGETHER_PX = 1 << 20  # padded pictures that go through the network at a time; more take memory and gain nothing
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,11 @@ class Codec:
         return bytes.fromhex(self.model.entry.fingerprint)
 
     @property
+    def tiling(self) -> Tiling:
+        """How pictures lie on the model's tiles, and which of them go through the network together."""
+        return Tiling(self.model.network.config)
+
+    @property
     def model_id(self) -> bytes:
         """What files say of this model, 4 bytes."""
         return self.model.entry.model_id
@@ -149,10 +153,10 @@ class Codec:
         for image in images:
             if image.width * image.height > max_pixels:
                 raise LimitError(f"{image.width}x{image.height} pixels are more than the limit of {max_pixels}")
-            self._check_padded(*image.size, max_pixels)
+            self.tiling.check(*image.size, max_pixels)
         files = [b""] * len(images)
-        for group in self._groups([image.size for image in images]):
-            with _memory_for(*images[group[0]].size):
+        for group in self.tiling.groups([image.size for image in images]):
+            with memory_for(*images[group[0]].size):
                 analyses = self.analyse([images[at] for at in group])
                 if extras is not None:
                     analyses = [replace(one, extras=extras[at]) for one, at in zip(analyses, group, strict=True)]
@@ -171,7 +175,7 @@ class Codec:
         network = self.model.network
         with torch.inference_mode(), timed("network"):
             padded = [pad_to_tiles(self._to_tensor(image), network.config.tile_px) for image in images]
-            inputs, features = network.analyse_tokens(_joined(padded))
+            inputs, features = network.analyse_tokens(joined(padded))
             tokens = network.codebook.nearest(inputs).view(len(images), -1, inputs.shape[1])
             return [
                 Analysis(*image.size, *self._settle(mine), pixels, found[None])
@@ -186,9 +190,9 @@ class Codec:
         with torch.inference_mode():
             with timed("network"):
                 latents = self.model.network.analyse_detail(
-                    _joined([one.pixels for one in analyses]),
-                    _joined([one.features for one in analyses]),
-                    _joined([one.tokens for one in analyses]),
+                    joined([one.pixels for one in analyses]),
+                    joined([one.features for one in analyses]),
+                    joined([one.tokens for one in analyses]),
                     self._level([quality] * len(analyses)),
                 ).cpu()
             with timed("coder"):
@@ -201,12 +205,12 @@ class Codec:
         encoders = [Encoder() for _ in analyses]
         checks = [SymbolCheck(self.fingerprint) for _ in analyses]
         for check, analysis in zip(checks, analyses, strict=True):
-            check.add(_flat(analysis.tokens))
+            check.add(flat(analysis.tokens))
         passes = FourPasses.side_by_side([self._passes(quality, one.width_px, one.height_px) for one in analyses])
         latents = latents.movedim(1, 0)
         for indices in passes:
             symbols = passes.residuals(latents)
-            parts = zip(_cut(symbols, passes.counts), _cut(indices, passes.counts), strict=True)
+            parts = zip(cut(symbols, passes.counts), cut(indices, passes.counts), strict=True)
             for encoder, check, (mine, rows) in zip(encoders, checks, parts, strict=True):
                 encoder.put(mine, rows, self.model.detail_tables)
                 check.add(mine)
@@ -254,11 +258,11 @@ class Codec:
                     f"the file was made with model {container.model_id.hex()}, "
                     f"which is not {self.name!r} ({self.model_id.hex()})"
                 )
-            self._check_padded(container.width_px, container.height_px, max_pixels)
+            self.tiling.check(container.width_px, container.height_px, max_pixels)
         images: dict[int, Image.Image] = {}
-        for group in self._groups([(container.width_px, container.height_px) for container in containers]):
+        for group in self.tiling.groups([(container.width_px, container.height_px) for container in containers]):
             members = [containers[at] for at in group]
-            with _memory_for(members[0].width_px, members[0].height_px), torch.inference_mode():
+            with memory_for(members[0].width_px, members[0].height_px), torch.inference_mode():
                 images |= zip(group, self._paint(members), strict=True)
         return [images[at] for at in range(len(files))]
 
@@ -269,9 +273,9 @@ class Codec:
         with timed("network"):
             level = self._level([container.quality for container in containers])
             bands = self.model.network.reconstruct_bands(tokens, latents, level)
-            padded = torch.cat([_to_bytes(band) for band in bands], 1)  # B H W 3
+            padded = torch.cat([to_bytes(band) for band in bands], 1)  # B H W 3
             return [
-                finish.apply(_to_image(pixels[: container.height_px, : container.width_px]))
+                finish.apply(to_image(pixels[: container.height_px, : container.width_px]))
                 for pixels, container, finish in zip(padded, containers, finishes, strict=True)
             ]
 
@@ -284,44 +288,25 @@ class Codec:
         tokens: list[Tensor] = []
         readers: list[WholeStream | CutStream] = []
         for container in containers:
-            tiles = self._tiles(container.width_px, container.height_px)
+            tiles = self.tiling.tiles(container.width_px, container.height_px)
             if self._too_short(container.semantic, tiles):
                 raise FormatError("the semantic section is too short for a picture of this size; the file is damaged")
             count = tiles * config.tokens_per_tile
-            flat = unpack_tokens(container.semantic, count, config.codebook_size, self.model.token_tables)
-            tokens.append(torch.from_numpy(flat).long().view(-1, config.tokens_per_tile))
+            mine = unpack_tokens(container.semantic, count, config.codebook_size, self.model.token_tables)
+            tokens.append(torch.from_numpy(mine).long().view(-1, config.tokens_per_tile))
             if container.complete:
                 check = SymbolCheck(self.fingerprint)
-                check.add(flat)
+                check.add(mine)
                 readers.append(WholeStream(container.detail, tables, check))
             else:
                 readers.append(CutStream(container.detail, tables))
         passes = FourPasses.side_by_side([self._passes(c.quality, c.width_px, c.height_px) for c in containers])
         for indices in passes:
-            parts = zip(readers, _cut(indices, passes.counts), strict=True)
+            parts = zip(readers, cut(indices, passes.counts), strict=True)
             passes.accept(np.concatenate([reader.get(rows) for reader, rows in parts]))
         for reader, container in zip(readers, containers, strict=True):
             reader.finish(container.symbol_check)
-        return _joined(tokens).to(self.model.device), passes.latent()
-
-    def padded_size(self, width_px: int, height_px: int) -> tuple[int, int]:
-        """Width and height of such a picture in whole tiles; pictures of one padded size can go together."""
-        tile_px = self.model.network.config.tile_px
-        return -(-width_px // tile_px) * tile_px, -(-height_px // tile_px) * tile_px
-
-    def together(self, width_px: int, height_px: int) -> int:
-        """How many such pictures go through the network at a time: 1 if they are large."""
-        padded = self.padded_size(width_px, height_px)
-        return max(1, _TOGETHER_PX // (padded[0] * padded[1]))
-
-    def _groups(self, sizes: Sequence[tuple[int, int]]) -> Iterator[list[int]]:
-        """Which pictures go through the network together, by their places."""
-        places: dict[tuple[int, int], list[int]] = {}
-        for at, size in enumerate(sizes):
-            places.setdefault(self.padded_size(*size), []).append(at)
-        for padded, members in places.items():
-            count = self.together(*padded)
-            yield from (members[at : at + count] for at in range(0, len(members), count))
+        return joined(tokens).to(self.model.device), passes.latent()
 
     def _to_tensor(self, image: Image.Image) -> Tensor:
         """1 3 H W, bytes."""
@@ -329,63 +314,25 @@ class Codec:
 
     def _settle(self, tokens: Tensor) -> tuple[Tensor, bytes]:
         """Tokens T 32, one of them changed where the format asks for that, and their section."""
-        semantic = pack_tokens(_flat(tokens), self.model.token_tables)
+        semantic = pack_tokens(flat(tokens), self.model.token_tables)
         if self._too_short(semantic, tokens.shape[0]):  # they end in slots that begin at 0 and cost no bytes
             tokens[-1, -1] = _nearest_other(self.model.network.codebook.entries, int(tokens[-1, -1]))
-            semantic = pack_tokens(_flat(tokens), self.model.token_tables)
+            semantic = pack_tokens(flat(tokens), self.model.token_tables)
         return tokens, semantic
-
-    def _tiles(self, width_px: int, height_px: int) -> int:
-        width, height = self.padded_size(width_px, height_px)
-        return width * height // self.model.network.config.tile_px**2
 
     def _too_short(self, semantic: bytes, tiles: int) -> bool:
         """Whether a large picture comes from next to nothing (SPEC.md, "Semantic-token section")."""
         config = self.model.network.config
         least_bits = tiles * config.tokens_per_tile * self.model.token_tables.least_bits
-        return tiles * config.tile_px**2 > _FREE_PX and 8 * len(semantic) + _SLACK_BITS < least_bits
-
-    def _check_padded(self, width_px: int, height_px: int, max_pixels: int) -> None:
-        width, height = self.padded_size(width_px, height_px)
-        if width * height > max(_FREE_PX, 2 * max_pixels):  # a strip may be padded to many times its pixels
-            raise LimitError(
-                f"{width_px}x{height_px} pixels make {width * height} when padded to whole tiles, too many"
-            )
+        return tiles * config.tile_px**2 > FREE_PX and 8 * len(semantic) + _SLACK_BITS < least_bits
 
     def _passes(self, quality: float, width_px: int, height_px: int) -> FourPasses:
-        cell_px = self.model.network.config.cell_px
-        width, height = self.padded_size(width_px, height_px)
-        visible = (-(-height_px // cell_px), -(-width_px // cell_px))
-        size = (height // cell_px, width // cell_px)
+        size, visible = self.tiling.cells(width_px, height_px)
         return FourPasses(self.model.prior, self.model.thresholds, round(2 * quality), size, visible)
 
     def _level(self, qualities: Iterable[float]) -> Tensor:
         levels = self.model.network.config.levels
         return torch.tensor([quality / 100 * (levels - 1) for quality in qualities], device=self.model.device)
-
-
-def _flat(tokens: Tensor) -> Int32Array:
-    return tokens.to(torch.int32).cpu().numpy().reshape(-1)
-
-
-def _joined(tensors: Sequence[Tensor]) -> Tensor:
-    """One tensor along the first dimension; a single one is not copied, for it may be large."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-
-
-def _cut(values: Int32Array, counts: Sequence[int]) -> list[Int32Array]:
-    """The values of each picture."""
-    return np.split(values, np.cumsum(counts)[:-1])
-
-
-def _to_bytes(pixels: Tensor) -> Tensor:
-    """`B 3 h W` in [-1, 1] as bytes `B h W 3`."""
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-
-
-def _to_image(pixels: Tensor) -> Image.Image:
-    """Bytes `H W 3` as a picture."""
-    return Image.fromarray(pixels.contiguous().cpu().numpy())
 
 
 def _nearest_other(entries: Tensor, token: int) -> int:
@@ -394,18 +341,6 @@ def _nearest_other(entries: Tensor, token: int) -> int:
     alike = unit @ unit[token]
     alike[token] = -2.0
     return int(alike.argmax())
-
-
-@contextmanager
-def _memory_for(width_px: int, height_px: int) -> Iterator[None]:
-    """Say in one line that memory does not suffice; torch says so in an error that means anything."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        out_of_memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
-        if not out_of_memory and "can't allocate memory" not in str(error):
-            raise
-        raise LimitError(f"not enough memory for a picture of {width_px}x{height_px} pixels") from error
 
 
 def _packs(precision: str, entry: registry.ModelEntry, gpu: bool) -> bool:

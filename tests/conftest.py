@@ -65,6 +65,10 @@ class FakeCodec:
         cls.loads += 1
         return cls()
 
+    @property
+    def tiling(self) -> FakeCodec:
+        return self
+
     def padded_size(self, width_px: int, height_px: int) -> tuple[int, int]:
         return -(-width_px // 8) * 8, -(-height_px // 8) * 8
 

@@ -10,7 +10,7 @@ import torch
 from networks import TINY, install, photo
 from PIL import Image
 
-from dlfc import codec as codec_module
+from dlfc import tiling
 from dlfc.codec import Codec
 from dlfc.entropy.prior import FourPasses
 from dlfc.errors import FormatError, LimitError
@@ -93,15 +93,15 @@ def test_pictures_of_one_padded_size_share_the_network_up_to_a_limit(
         return original(self, x)
 
     monkeypatch.setattr(DLF, "analyse_tokens", watched)
-    monkeypatch.setattr(codec_module, "_TOGETHER_PX", 4 * 64 * 64)
+    monkeypatch.setattr(tiling, "_TOGETHER_PX", 4 * 64 * 64)
     codec.encode_many(pictures)
     assert sorted(shapes) == sorted(
         [(4, 3, 64, 64), (1, 3, 64, 64), (1, 3, 128, 192), (1, 3, 128, 192), (1, 3, 256, 128)]
     )
-    assert codec.together(64, 64) == codec.together(3, 5) == 4
-    assert codec.together(65, 64) == 2
-    assert codec.together(1000, 1000) == 1
-    assert codec.padded_size(65, 64) == (128, 64)
+    assert codec.tiling.together(64, 64) == codec.tiling.together(3, 5) == 4
+    assert codec.tiling.together(65, 64) == 2
+    assert codec.tiling.together(1000, 1000) == 1
+    assert codec.tiling.padded_size(65, 64) == (128, 64)
 
 
 def test_passes_side_by_side_are_the_passes_of_each(codec: Codec) -> None:

@@ -134,7 +134,7 @@ class _Encoding:
 
     def extent(self, item: _Loaded) -> Extent:
         size, codec = item.picture.image.size, self.codecs.get()
-        return Extent(size[0] * size[1], codec.padded_size(*size), codec.together(*size))
+        return Extent(size[0] * size[1], codec.tiling.padded_size(*size), codec.tiling.together(*size))
 
     def work(self, items: Sequence[_Loaded]) -> list[Result]:
         files = self.codecs.get().encode_many(

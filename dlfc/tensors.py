@@ -1,0 +1,53 @@
+"""Small steps between pictures, arrays and tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dlfc.errors import LimitError
+
+Int32Array = npt.NDArray[np.int32]
+
+
+def flat(tokens: Tensor) -> Int32Array:
+    """Tokens in coding order."""
+    return tokens.to(torch.int32).cpu().numpy().reshape(-1)
+
+
+def joined(tensors: Sequence[Tensor]) -> Tensor:
+    """One tensor along the first dimension; a single one is not copied, for it may be large."""
+    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
+
+
+def cut(values: Int32Array, counts: Sequence[int]) -> list[Int32Array]:
+    """The values of each picture."""
+    return np.split(values, np.cumsum(counts)[:-1])
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """`B 3 h W` in [-1, 1] as bytes `B h W 3`."""
+    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """Bytes `H W 3` as a picture."""
+    return Image.fromarray(pixels.contiguous().cpu().numpy())
+
+
+@contextmanager
+def memory_for(width_px: int, height_px: int) -> Iterator[None]:
+    """Say in one line that memory does not suffice; torch says so in an error that means anything."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        out_of_memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
+        if not out_of_memory and "can't allocate memory" not in str(error):
+            raise
+        raise LimitError(f"not enough memory for a picture of {width_px}x{height_px} pixels") from error
