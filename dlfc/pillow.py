@@ -49,6 +49,7 @@ class DlfImageFile(ImageFile.ImageFile):
             raise UnidentifiedImageError(f"{name}: {error}") from error
         self._size = container.width_px, container.height_px
         self._mode = companions.mode
+        self.tile = []
         for key, data in info_of(companions).items():
             self.info[key] = data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import re
 from importlib import import_module
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from PIL import Image
 
 import dlfc
 from dlfc.formats import Kind, unpack
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("name", ["dlfc.api", "dlfc.info", "dlfc.pillow"])
@@ -22,6 +25,19 @@ def test_the_examples_in_the_documentation_are_right(
     outcome = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
     assert outcome.attempted >= 3
     assert outcome.failed == 0
+
+
+def test_the_python_of_the_readme_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Image.open(ROOT / "tests" / "data" / "photo.png") as photo:
+        photo.convert("RGB").crop((128, 128, 384, 384)).save("photo.jpg")
+    programs = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    assert programs
+    for program in programs:
+        exec(program, {})
+    assert "(256, 256) RGB" in capsys.readouterr().out
 
 
 def test_everything_that_is_public_is_there_and_documented() -> None:
