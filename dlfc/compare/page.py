@@ -37,7 +37,9 @@ def _contents(photos: Sequence[Photo]) -> str:
 def _section(at: int, photo: Photo) -> str:
     original = Version("Original", "", photo.file_bytes, 0, photo.picture)
     rows = "\n".join(_row(photo, level) for level in photo.levels)
-    return f"""<section class="photo" id="photo-{at}" style="--width: {photo.width_px}; --height: {photo.height_px}">
+    across = max(3, 1 + len(photo.levels[0].others))
+    sizes = f"--width: {photo.width_px}; --height: {photo.height_px}; --across: {across}"
+    return f"""<section class="photo" id="photo-{at}" style="{sizes}">
 <h2>{_name(photo)}</h2>
 <p class="facts">{photo.width_px} × {photo.height_px} pixels, a file of {photo.file_bytes:,} bytes</p>
 <div class="player"></div>
