@@ -18,7 +18,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
 PHOTO = ROOT / "tests" / "data" / "photo.png"
 
-_BLOCKS = re.findall(r"^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+_FENCED = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+_BLOCKS = [text for language, text in _FENCED if not language]  # what is typed into a shell
 _INLINE = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL))
 _LINES = [shlex.split(line, comments=True) for block in _BLOCKS for line in block.splitlines()]
 COMMANDS = [words for words in _LINES if words and words[0] == "dlfc"]
