@@ -113,7 +113,8 @@ class Reporter:
             print_json({"input": source, "output": target, "skipped": True})
         if self._people and self.verbose:
             self._say(f"{source} -> {target}  exists, skipped")
-        self._advance()
+        if self._bar is not None:  # does not count for the rate
+            self._bar.update(self._bar.task_ids[0], total=(self._bar.tasks[0].total or 1) - 1)
 
     def count_bytes(self, bytes_in: int, bytes_out: int, bpp: float) -> None:
         """Let the sizes of a finished file count in the summary."""
