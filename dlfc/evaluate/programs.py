@@ -42,7 +42,8 @@ class Program:
         folder.mkdir(parents=True, exist_ok=True)
         choice = ["--model", model] if model is not None else []
         common = [*choice, "--output-dir", str(folder)]
-        encoded = self._run("encode", ["-q", quality, *common], [photo.path for photo in photos])
+        pixels = ["--keep", "none", "--no-alpha"]  # the same that Photo.load gives
+        encoded = self._run("encode", ["-q", quality, *pixels, *common], [photo.path for photo in photos])
         files = [folder / f"{photo.name}.dlf" for photo in photos]
         decoded = self._run("decode", common, files)
         coded = []
