@@ -151,6 +151,8 @@ def _make_environment(folder: Path) -> Path:
         SOURCE / "constraints.txt",
     ]
     subprocess.run([*pip, "torch"], check=True)  # first, so that no other package pulls in a larger build of it
+    for earlier in (SOURCE / "build").glob("lib*"):  # what is left of it would be installed too
+        shutil.rmtree(earlier)
     subprocess.run([*pip, SOURCE], check=True)
     return python
 
