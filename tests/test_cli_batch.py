@@ -141,7 +141,7 @@ def test_skipping_and_replacing_exclude_each_other(dlfc: Run, photo: Path) -> No
 # --- sharing the network ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("jobs", ["1", "3"])
+@pytest.mark.parametrize("jobs", ["1", "2"])
 def test_small_pictures_share_the_network_in_the_order_of_the_inputs(
     dlfc: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: str
 ) -> None:
@@ -217,6 +217,39 @@ def test_thousands_of_files_are_done_with_few_of_them_in_memory(
     assert all(outcome.result for outcome in done)
     assert task.most <= most
     assert len(os.listdir(tmp_path)) == 1000
+
+
+def test_a_bug_ends_the_run_and_every_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dlfc.cli.pipeline._share_of_torch_threads", lambda workers: lambda: None)
+    task = Counting(2**16, 4)
+    done: list[int] = []
+
+    def work(items: Sequence[str]) -> list[Result]:
+        done.append(len(items))
+        return [] if len(done) > 5 else Counting.work(task, items)  # not one result for each item
+
+    monkeypatch.setattr(task, "work", work)
+    jobs = [Job(f"{at}", str(tmp_path / f"{at}")) for at in range(200)]
+    with pytest.raises(ValueError, match="zip"):
+        list(outcomes(jobs, task, overwrite=True, workers=2))
+    deadline = time.monotonic() + 20
+    while (busy := _workers()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not busy
+    assert len(os.listdir(tmp_path)) < 200
+
+
+def _workers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if "ThreadPoolExecutor" in thread.name]
+
+
+def test_every_worker_gets_something_to_do(dlfc: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeCodec, "at_a_time", 16)
+    names = [f"{at}.png" for at in range(10)]
+    for name in names:
+        picture().save(name)
+    assert dlfc("encode", *names, "-j", "3", "--quiet").status == 0
+    assert sorted(map(len, FakeCodec.groups)) == [2, 4, 4]
 
 
 # --- what is said -------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Many files at once: reading, network and writing overlap, small pictures share the network, memory stays bounded.
 
-Files are read ahead in order. What goes through the network together depends on that order alone, never on how fast
-anything was, so the same command always makes the same files.
+Files are read ahead in order. What goes through the network together depends on that order and on the number of
+workers, never on how fast anything was, so the same command always makes the same files.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from dlfc.cli.inputs import Job
 from dlfc.cli.messages import reason_of, stream_name
 from dlfc.errors import DlfcError
 from dlfc.files import STANDARD_STREAM, save, save_to_stdout
 from dlfc.timing import collected, timed
-
-if TYPE_CHECKING:
-    from dlfc.codec import Codec
 
 FILE_ERRORS = (DlfcError, OSError, MemoryError)
 _PENDING_PX = 1 << 23  # pixels of pictures that wait for others of their kind, or to be written; one may be larger
@@ -51,9 +48,31 @@ class Result:
     source_bytes: int
     summary: str
     facts: dict[str, Any]
-    codec: Codec
+    codec: ModelNames
     notes: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
+
+
+class Load(Protocol):
+    """Reads a file as `dlfc.files.load` does."""
+
+    def __call__(self, name: str, *, max_bytes: int) -> bytes: ...
+
+
+class Store(Protocol):
+    """Writes a file completely or not at all, as `dlfc.files.save` does."""
+
+    def __call__(self, name: str, data: bytes, *, overwrite: bool) -> None: ...
+
+
+class ModelNames(Protocol):
+    """What messages say of a model."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def model_id(self) -> bytes: ...
 
 
 class Task(Protocol[T]):
@@ -94,12 +113,14 @@ class Outcome(Generic[T]):
         self.item = self.result = None
 
 
-def outcomes(jobs: Sequence[Job], task: Task[T], *, overwrite: bool, workers: int) -> Iterator[Outcome[T]]:
-    """Yield what becomes of each job, in order.
+def outcomes(
+    jobs: Sequence[Job], task: Task[T], *, overwrite: bool, workers: int, store: Store = save
+) -> Iterator[Outcome[T]]:
+    """Yield what becomes of each job, in order; `store` writes what does not go to standard output.
 
     Errors of dlfc and of the system end one job, any other ends the run.
     """
-    steps = _Steps(task, overwrite, workers + 1)
+    steps = _Steps(task, overwrite, workers + 1, store)
     if len(jobs) <= 1:
         for job in jobs:
             outcome: Outcome[T] = Outcome(job)
@@ -118,8 +139,8 @@ def outcomes(jobs: Sequence[Job], task: Task[T], *, overwrite: bool, workers: in
 class _Steps(Generic[T]):
     """The three steps of one file, each with its time and its errors."""
 
-    def __init__(self, task: Task[T], overwrite: bool, hands: int) -> None:
-        self._task, self._overwrite, self._hands = task, overwrite, hands
+    def __init__(self, task: Task[T], overwrite: bool, hands: int, store: Store) -> None:
+        self._task, self._overwrite, self._hands, self._store = task, overwrite, hands, store
         self._saving = threading.Semaphore(hands)
         self._stopped = threading.Event()
 
@@ -175,7 +196,7 @@ class _Steps(Generic[T]):
             if job.target == STANDARD_STREAM:
                 save_to_stdout(data)
             else:
-                save(job.target, data, overwrite=self._overwrite)
+                self._store(job.target, data, overwrite=self._overwrite)
         return len(data)
 
     def stop(self) -> None:
@@ -183,6 +204,7 @@ class _Steps(Generic[T]):
         self._stopped.set()
         for _ in range(self._hands):
             self._saving.acquire()
+        self._saving.release(self._hands)  # who waits for their turn learns that there is none
 
 
 class _Line(Generic[T]):
@@ -190,6 +212,7 @@ class _Line(Generic[T]):
 
     def __init__(self, steps: _Steps[T], jobs: Sequence[Job], workers: int) -> None:
         self._steps, self._workers = steps, workers
+        self._most_together = -(-len(jobs) // workers)  # so that every worker has something to do
         self._unread = deque(jobs)
         self._read_ahead: deque[Outcome[T]] = deque()  # being read, or read but not looked at yet, in order
         self._waiting: dict[Hashable, list[tuple[int, Outcome[T]]]] = {}  # for others of their kind
@@ -258,7 +281,7 @@ class _Line(Generic[T]):
         self._ahead_px += outcome.extent.pixels
         members = self._waiting.setdefault(outcome.extent.kind, [])
         members.append((self._looked_at, outcome))
-        if len(members) >= outcome.extent.together:
+        if len(members) >= min(outcome.extent.together, self._most_together):
             self._send(outcome.extent.kind)
         while self._waiting and self._must_send():
             self._send_oldest()
