@@ -12,7 +12,11 @@ from dlfc.formats import ColourSpace
 
 NAMES = {ColourSpace.DISPLAY_P3: "Display P3", ColourSpace.ADOBE_RGB: "Adobe RGB"}
 
-_NEGLIGIBLE_CHANGE = 2  # of 255: profiles that say one space in other words round to within this
+_NEGLIGIBLE_CHANGE = {  # of 255: profiles that say one space in other words round to within this
+    None: 2,  # sRGB
+    ColourSpace.DISPLAY_P3: 2,
+    ColourSpace.ADOBE_RGB: 6,  # its curve, steep at black, magnifies roundings of the primaries
+}
 _PROFILE_ERRORS = (ImageCms.PyCMSError, OSError, ValueError, TypeError)
 
 # ICC.1:2022. Red, green and blue as the connection space sees them, under D50, and the curve's parameters.
@@ -74,12 +78,12 @@ def describe(profile: bytes) -> str:
 
 def is_srgb(profile: bytes) -> bool:
     """Whether a profile of RGB pixels means sRGB. Raises UnusableProfileError."""
-    return _is_like(profile, ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")))
+    return _is_like(profile, None)
 
 
 def recognise(profile: bytes) -> ColourSpace | None:
     """The known space, other than sRGB, that a profile of RGB pixels means. Raises UnusableProfileError."""
-    return next((space for space in ColourSpace if _is_like(profile, _open(profile_of(space)))), None)
+    return next((space for space in ColourSpace if _is_like(profile, space)), None)
 
 
 def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
@@ -97,18 +101,19 @@ def lab_to_srgb(image: Image.Image) -> Image.Image:
     return _apply(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
 
 
-def _is_like(profile: bytes, other: ImageCms.ImageCmsProfile) -> bool:
-    """Whether going from one profile to the other leaves a grid over all colours as good as alone."""
+def _is_like(profile: bytes, space: ColourSpace | None) -> bool:
+    """Whether going from a profile to a space, None is sRGB, leaves a grid over all colours as good as alone."""
     import numpy as np
 
     steps = np.linspace(0, 255, 9).round().astype(np.uint8)
     grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(27, 27, 3)
+    other = ImageCms.createProfile("sRGB") if space is None else _open(profile_of(space))
     try:
         found = _apply(Image.fromarray(grid), ImageCms.buildTransform(_open(profile), other, "RGB", "RGB"))
     except _PROFILE_ERRORS as error:
         raise UnusableProfileError from error
     change = np.asarray(found).astype(int) - grid
-    return int(np.abs(change).max()) <= _NEGLIGIBLE_CHANGE
+    return int(np.abs(change).max()) <= _NEGLIGIBLE_CHANGE[space]
 
 
 def _open(profile: bytes) -> ImageCms.ImageCmsProfile:

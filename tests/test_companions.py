@@ -227,6 +227,17 @@ def test_the_colours_of_our_profiles_are_where_they_should_be() -> None:
         assert not colour.is_srgb(colour.profile_of(space))
 
 
+def test_a_profile_is_known_by_its_colours_whatever_its_name_and_roundings() -> None:
+    data = colour.profile_of(ColourSpace.ADOBE_RGB)
+    rounded = data.replace(round(0.60974 * 65536).to_bytes(4, "big"), round(0.60963 * 65536).to_bytes(4, "big"))
+    renamed = rounded.replace("Adobe RGB".encode("utf-16-be"), "Camera 42".encode("utf-16-be"))
+    assert colour.describe(renamed) == "Camera 42"
+    assert renamed != rounded != data
+    assert colour.recognise(renamed) == ColourSpace.ADOBE_RGB
+    shifted = data.replace(round(0.60974 * 65536).to_bytes(4, "big"), round(0.56 * 65536).to_bytes(4, "big"))
+    assert colour.recognise(shifted) is None
+
+
 def test_srgb_is_not_worth_a_byte() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert loaded(saved(picture(), icc_profile=profile)).extras == ()
