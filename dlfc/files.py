@@ -11,6 +11,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import BinaryIO
 
 from dlfc.errors import LimitError
 
@@ -109,7 +110,7 @@ def save_to_stdout(data: bytes) -> None:
             raise OSError(errno.EBADF, "is closed")
         try:
             sys.stdout.flush()
-            sys.stdout.buffer.write(data)
+            _write_all(sys.stdout.buffer, data)
             sys.stdout.buffer.flush()
         except OSError:
             _discard_stdout()
@@ -175,6 +176,16 @@ def _move_without_links(temporary: str, path: str) -> None:
     except BaseException:
         os.unlink(path)
         raise
+
+
+def _write_all(stream: BinaryIO, data: bytes) -> None:
+    """Write until nothing is left: with PYTHONUNBUFFERED, a write to a full disk or a closing pipe may take a part."""
+    left = memoryview(data)
+    while left:
+        taken = stream.write(left)
+        if taken is None:
+            raise BlockingIOError(errno.EAGAIN, "takes nothing at the moment")
+        left = left[taken:]
 
 
 def _discard_stdout() -> None:

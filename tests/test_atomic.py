@@ -128,3 +128,17 @@ def test_a_full_file_system_keeps_what_was_there_and_takes_nothing_half(tmp_path
         assert digests("disk") == before
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_pipe_that_closes_half_way_is_noticed_without_a_buffer_too() -> None:
+    code = "from dlfc.files import save_to_stdout; save_to_stdout(bytes(1 << 20))"
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
+    )
+    assert process.stdout is not None
+    assert process.stdout.read(10) == bytes(10)
+    process.stdout.close()
+    assert process.stderr is not None
+    assert b"BrokenPipeError" in process.stderr.read()
+    assert process.wait(60) == 1
