@@ -13,7 +13,7 @@ from construct import ConstructError, StreamError, ValidationError
 from dlfc.formats import layout
 from dlfc.formats.errors import FormatError, LimitError, UnsupportedVersionError
 
-DEFAULT_MAX_PIXELS = 2**26  # 8192 x 8192; decoding on a CPU takes about 100 bytes a pixel, here 7 GB
+DEFAULT_MAX_PIXELS = 2**27  # 11585 x 11585; decoding on a CPU takes about 40 bytes a pixel above 1 GB, here 6 GB
 MAX_SIDE_PX = 2**20  # a thin strip within the pixel limit would still be padded to whole tiles
 
 _CRC_START = 0xFFFF

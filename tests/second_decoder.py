@@ -24,7 +24,7 @@ import vp8l
 
 Map = list[list[int]]  # channels of cells, the cells row by row
 
-DEFAULT_MAX_PIXELS = 1 << 26
+DEFAULT_MAX_PIXELS = 1 << 27
 MAX_SIDE_PX = 1 << 20
 PASSES = ((0, 1, 2, 3), (3, 2, 1, 0), (2, 3, 0, 1), (1, 0, 3, 2))  # position of each channel group, by pass
 

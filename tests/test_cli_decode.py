@@ -140,7 +140,7 @@ def test_a_picture_over_the_limit_is_refused_by_its_header(dlfc: Run, tmp_path: 
     Path("big.dlf").write_bytes(pack(Container(b"FAKE", 100_000, 100_000, 50.0, 0, b"", b"")))
     run = dlfc("decode", "big.dlf")
     assert run.status == 1
-    assert run.err == "dlfc: big.dlf: picture of 100000x100000 pixels is over the limit of 67108864 pixels\n"
+    assert run.err == "dlfc: big.dlf: picture of 100000x100000 pixels is over the limit of 134217728 pixels\n"
 
 
 def test_a_picture_too_wide_for_the_form_is_refused_before_it_is_decoded(

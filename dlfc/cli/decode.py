@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlfc.cli import batch, options
+from dlfc.cli import batch, cluster, options
 from dlfc.cli.codecs import Codecs
 from dlfc.cli.completion import model_names
 from dlfc.cli.inputs import Job, make_directories, plan
 from dlfc.cli.messages import Reporter, UsageProblem
-from dlfc.cli.pipeline import Extent, Result
+from dlfc.cli.pipeline import Extent, Load, Result
 from dlfc.cli.summary import Summary
 from dlfc.errors import ImageError
 from dlfc.files import STANDARD_STREAM, is_stream, load
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, unpack
+from dlfc.zoo.registry import find
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from dlfc.codec import Codec
 
 SUFFIX = ".png"
-MAX_INPUT_BYTES = 2**26  # a byte for every pixel of the largest picture, far above what any needs
+TAKEN = (".dlf",)  # of files in folders
+MAX_INPUT_BYTES = 2**26  # a byte for two pixels of the largest picture, far above what any needs
 
 EPILOG = (
     """\b
@@ -70,6 +72,9 @@ def decode(
     ] = None,
     device: options.Device = "auto",
     jobs: options.Jobs = 1,
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
+    manifest: options.Manifest = None,
     max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -87,10 +92,18 @@ def decode(
     as documents, evidence or medical images.
     """
     options.refuse_skipping(skip_existing=skip_existing, force=force)
-    planned = plan(inputs, output, output_dir, SUFFIX, recursive=recursive, taken=(".dlf",))
-    options.refuse_contradictions(planned, quiet=quiet, verbose=verbose, as_json=json)
+    options.refuse_engine(engine, output=output, output_dir=output_dir, jobs=jobs, workers=workers, manifest=manifest)
     codecs = Codecs(model, device, "decode")
     task = _Decoding(codecs, _output_form(output), allow_partial, max_pixels)
+    if engine != "local":
+        options.refuse_contradictions([], quiet=quiet, verbose=verbose, as_json=json)
+        reporter = Reporter("decoding", None, quiet=quiet, verbose=verbose, as_json=json, summary=Summary())
+        files = cluster.Files(inputs, output_dir, SUFFIX, TAKEN, recursive=recursive)
+        spread = cluster.Spread("decode", workers, manifest, device, overwrite=force, skip_existing=skip_existing)
+        cluster.run(task, files, spread, reporter)
+        return
+    planned = plan(inputs, output, output_dir, SUFFIX, recursive=recursive, taken=TAKEN)
+    options.refuse_contradictions(planned, quiet=quiet, verbose=verbose, as_json=json)
     if output_dir is not None:
         make_directories(planned, output_dir)
     with Reporter("decoding", len(planned), quiet=quiet, verbose=verbose, as_json=json, summary=Summary()) as reporter:
@@ -98,7 +111,7 @@ def decode(
             planned,
             task,
             reporter,
-            prepare=codecs.get if model is not None else _nothing,
+            prepare=task.prepare,
             overwrite=force,
             workers=jobs,
             skip_existing=skip_existing,
@@ -122,11 +135,22 @@ class _Decoding:
     form: str
     allow_partial: bool
     max_pixels: int
+    load: Load = load
+
+    def prepare(self) -> None:
+        """Get ready in a process of its own; without a model, that of a file is loaded when the file is read."""
+        if self.codecs.model is not None:
+            self.codecs.get()
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the results."""
+        model = self.codecs.model and find(self.codecs.model).model_id.hex()
+        return {"model": model, "partial files": self.allow_partial}
 
     def read(self, job: Job) -> _Read:
         from dlfc.image import check_side
 
-        data = load(job.source, max_bytes=MAX_INPUT_BYTES)
+        data = self.load(job.source, max_bytes=MAX_INPUT_BYTES)
         container = unpack(data, max_pixels=self.max_pixels, allow_partial=self.allow_partial)
         check_side(container.width_px, container.height_px, self.form)
         return _Read(data, container, self.codecs.get(container.model_id))
@@ -176,7 +200,3 @@ def _output_form(output: str | None) -> str:
         return output_format(output)
     except ImageError as error:
         raise UsageProblem(f"{output}: {error}") from error
-
-
-def _nothing() -> None:
-    """The model that a file names is loaded when the file has been read."""
