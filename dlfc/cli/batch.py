@@ -45,7 +45,7 @@ def run(
             reporter.failed(job.source, refused[job])
         elif outcome := next(done, None):
             success &= outcome.result is not None
-            _report(outcome, reporter)
+            report(outcome, reporter)
     if unprepared:
         reporter.all_failed([job.source for job in left], unprepared)
     return success
@@ -77,7 +77,8 @@ def _refusal(job: Job, overwrite: bool) -> str | None:
     return None
 
 
-def _report(outcome: Outcome[T], reporter: Reporter) -> None:
+def report(outcome: Outcome[T], reporter: Reporter) -> None:
+    """Say what became of one file."""
     job, result = outcome.job, outcome.result
     reporter.count_time(outcome.seconds)
     if result is None:

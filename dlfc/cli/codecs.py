@@ -16,11 +16,15 @@ class Codecs:
     """Loads codecs on demand; safe to use from several threads."""
 
     def __init__(self, model: str | None, device: str, purpose: Literal["encode", "decode", "both"]) -> None:
-        self._model = model
+        self.model = model
         self._device = device
         self._purpose = purpose
         self._lock = threading.Lock()
         self._loaded: dict[str | bytes | None, Codec] = {}
+
+    def __reduce__(self) -> tuple[type[Codecs], tuple[object, ...]]:
+        """Sent to another process, it loads its models there."""
+        return Codecs, (self.model, self._device, self._purpose)
 
     def get(self, model_id: bytes | None = None) -> Codec:
         """Return the codec of the model that the user named, or else of `model_id`, or else the default one.
@@ -29,7 +33,7 @@ class Codecs:
         """
         # torch reads this when it is loaded: large tensors in large pages, which some systems hand out much faster.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-        key = self._model if self._model is not None else model_id
+        key = self.model if self.model is not None else model_id
         with self._lock:
             if key not in self._loaded:
                 with timed("import"):

@@ -5,20 +5,21 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlfc.cli import batch, options
+from dlfc.cli import batch, cluster, options
 from dlfc.cli.codecs import Codecs
 from dlfc.cli.completion import model_names
 from dlfc.cli.inputs import Job, make_directories, plan
 from dlfc.cli.messages import Reporter
-from dlfc.cli.pipeline import Extent, Result
+from dlfc.cli.pipeline import Extent, Load, Result
 from dlfc.cli.summary import Summary
 from dlfc.files import load
 from dlfc.formats import DEFAULT_MAX_PIXELS, unpack
+from dlfc.zoo.registry import find
 
 if TYPE_CHECKING:
     from dlfc.companions import Keep, Prepared
@@ -72,6 +73,9 @@ def encode(
     no_alpha: options.NoAlpha = False,
     device: options.Device = "auto",
     jobs: options.Jobs = 1,
+    engine: options.Engine = "local",
+    workers: options.Workers = None,
+    manifest: options.Manifest = None,
     max_pixels: options.MaxPixels = DEFAULT_MAX_PIXELS,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -88,11 +92,18 @@ def encode(
     """
     options.refuse_targets(quality, target_size, target_bpp)
     options.refuse_skipping(skip_existing=skip_existing, force=force)
-    planned = plan(inputs, output, output_dir, SUFFIX, recursive=recursive, taken=PICTURE_SUFFIXES)
-    options.refuse_contradictions(planned, quiet=quiet, verbose=verbose, as_json=json)
+    options.refuse_engine(engine, output=output, output_dir=output_dir, jobs=jobs, workers=workers, manifest=manifest)
     codecs = Codecs(model, device, "encode")
     task = _Encoding(codecs, quality, target_size, target_bpp, max_pixels, _what_to_keep(keep, no_alpha))
-    prepare_pillow()
+    if engine != "local":
+        options.refuse_contradictions([], quiet=quiet, verbose=verbose, as_json=json)
+        reporter = Reporter("encoding", None, quiet=quiet, verbose=verbose, as_json=json, summary=Summary())
+        files = cluster.Files(inputs, output_dir, SUFFIX, PICTURE_SUFFIXES, recursive=recursive)
+        spread = cluster.Spread("encode", workers, manifest, device, overwrite=force, skip_existing=skip_existing)
+        cluster.run(task, files, spread, reporter)
+        return
+    planned = plan(inputs, output, output_dir, SUFFIX, recursive=recursive, taken=PICTURE_SUFFIXES)
+    options.refuse_contradictions(planned, quiet=quiet, verbose=verbose, as_json=json)
     if output_dir is not None:
         make_directories(planned, output_dir)
     with Reporter("encoding", len(planned), quiet=quiet, verbose=verbose, as_json=json, summary=Summary()) as reporter:
@@ -100,7 +111,7 @@ def encode(
             planned,
             task,
             reporter,
-            prepare=codecs.get,
+            prepare=task.prepare,
             overwrite=force,
             workers=jobs,
             skip_existing=skip_existing,
@@ -125,11 +136,27 @@ class _Encoding:
     target_bpp: float | None
     max_pixels: int
     keep: Keep
+    load: Load = load
+
+    def prepare(self) -> None:
+        """Get ready in a process of its own."""
+        prepare_pillow()
+        self.codecs.get()
+
+    def settings(self) -> dict[str, Any]:
+        """What decides the results."""
+        return {
+            "model": find(self.codecs.model).model_id.hex(),
+            "quality": self.quality,
+            "target size": self.target_size,
+            "target bpp": self.target_bpp,
+            "what is kept": asdict(self.keep),
+        }
 
     def read(self, job: Job) -> _Loaded:
         from dlfc.image import load_image
 
-        data = load(job.source, max_bytes=MAX_INPUT_BYTES)
+        data = self.load(job.source, max_bytes=MAX_INPUT_BYTES)
         return _Loaded(load_image(data, max_pixels=self.max_pixels, keep=self.keep), len(data))
 
     def extent(self, item: _Loaded) -> Extent:

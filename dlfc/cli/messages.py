@@ -51,20 +51,28 @@ def reason_of(error: BaseException, *, file: str | None = None) -> str:
 class Reporter:
     """Tells people and scripts what becomes of each file; a context manager, since it may hold a progress bar.
 
+    `total` is the number of files, None if it is not known yet.
     `quiet` leaves out the lines about finished files, the notes, the bar and the summary; failures are always said.
     `as_json` moves the facts of finished files to standard output, and adds failures to them. With a `summary`, a run
     of several files ends in a table on a terminal or if `verbose`.
     """
 
     def __init__(
-        self, title: str, total: int, *, quiet: bool, verbose: bool, as_json: bool, summary: Summary | None = None
+        self,
+        title: str,
+        total: int | None,
+        *,
+        quiet: bool,
+        verbose: bool,
+        as_json: bool,
+        summary: Summary | None = None,
     ) -> None:
         self._people = not quiet
         self.verbose = verbose
         self._as_json = as_json
         self._summary = summary
-        self._several = total > 1
-        self._bar = _progress_bar(title, total) if self._people and total > 1 and _is_terminal(sys.stderr) else None
+        self._several = total is None or total > 1
+        self._bar = _progress_bar(title, total) if self._people and self._several and _is_terminal(sys.stderr) else None
 
     def __enter__(self) -> Reporter:
         if self._bar is not None:
@@ -170,7 +178,7 @@ def _is_terminal(stream: Any) -> bool:
     return stream is not None and stream.isatty()
 
 
-def _progress_bar(title: str, total: int) -> Progress:
+def _progress_bar(title: str, total: int | None) -> Progress:
     from rich.console import Console
     from rich.progress import (
         BarColumn,

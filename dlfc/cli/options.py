@@ -17,6 +17,7 @@ from dlfc.formats import nearest_quality
 OUTPUT = "Where the result goes"
 MODEL = "How it is made"
 LIMITS = "Limits"
+MACHINES = "Many machines"
 MESSAGES = "What is said"
 
 EXIT_STATUS = """\b
@@ -27,6 +28,7 @@ Exit status:
 
 
 DEVICES = ("auto", "cpu", "cuda")
+ENGINES = ("local", "ray")
 
 
 def parse_count(value: str | int) -> int:
@@ -88,6 +90,16 @@ def _parse_keep(text: str) -> str:
         parse_keep(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+    return text
+
+
+def _complete_engine(incomplete: str) -> list[str]:
+    return [engine for engine in ENGINES if engine.startswith(incomplete)]
+
+
+def _parse_engine(text: str) -> str:
+    if text not in ENGINES:
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(ENGINES)}")
     return text
 
 
@@ -219,6 +231,39 @@ Jobs = Annotated[
         show_default=True,
     ),
 ]
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="|".join(ENGINES),
+        parser=_parse_engine,
+        autocompletion=_complete_engine,
+        help="Where the work is done; ray spreads it over a Ray cluster, and takes URLs such as s3://bucket/folder.",
+        rich_help_panel=MACHINES,
+        show_default=True,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        parser=parse_count,
+        help="Processes on the cluster, each with a model.  [default: one per GPU, or one per core]",
+        rich_help_panel=MACHINES,
+        show_default=False,
+    ),
+]
+Manifest = Annotated[
+    str | None,
+    typer.Option(
+        "--manifest",
+        metavar="FOLDER",
+        help="Where the run notes what is done, so that it can go on after a stop.  [default: a folder in DIR]",
+        rich_help_panel=MACHINES,
+        show_default=False,
+    ),
+]
 MaxPixels = Annotated[
     int,
     typer.Option(
@@ -259,6 +304,25 @@ def refuse_skipping(*, skip_existing: bool, force: bool) -> None:
     """Raise UsageProblem where existing files would have to be both kept and replaced."""
     if skip_existing and force:
         raise UsageProblem("--skip-existing and -f exclude each other")
+
+
+def refuse_engine(
+    engine: str, *, output: str | None, output_dir: str | None, jobs: int, workers: int | None, manifest: str | None
+) -> None:
+    """Raise UsageProblem for options that do not go with the engine."""
+    if engine == "local":
+        for option, value in {"--workers": workers, "--manifest": manifest}.items():
+            if value is not None:
+                raise UsageProblem(f"{option} is for --engine ray")
+        return
+    if output is not None:
+        raise UsageProblem(f"-o does not go with --engine {engine}; use --output-dir")
+    if jobs > 1:
+        raise UsageProblem(f"-j does not go with --engine {engine}; use --workers")
+    if output_dir is None and manifest is None:
+        raise UsageProblem(f"--engine {engine} needs --output-dir, or --manifest for its notes")
+    if manifest == "":
+        raise UsageProblem("the name of the manifest is empty")
 
 
 def refuse_targets(quality: float | None, target_size: int | None, target_bpp: float | None) -> None:

@@ -1,0 +1,1 @@
+"""Many files on many machines, by Ray: names and URLs, the record of a run, workers and their driver (dlfc[ray])."""
