@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import FakeCodec, Finished, picture
+from conftest import FakeCodec, Finished, fake_command, picture, run_process
 
 from dlfc.cli.inputs import Job
 from dlfc.cli.pipeline import Extent, Result, outcomes
@@ -129,6 +129,13 @@ def test_existing_results_are_skipped_and_kept(dlfc: Run, album: Path, fake_code
     assert fake_codec.loads == 1
     assert dlfc(*command, "--quiet").err == ""
     assert "album/one.png -> out/one.dlf  exists, skipped\n" in dlfc(*command, "-v").err
+
+
+def test_a_file_named_like_standard_output_does_not_stop_it(photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "-").write_text("a file of that name")
+    run = run_process(fake_command("encode", "photo.png", "-o", "-", "--skip-existing", "--quiet"), cwd=tmp_path)
+    assert run.returncode == 0
+    assert unpack(run.stdout).width_px == 24
 
 
 def test_skipping_and_replacing_exclude_each_other(dlfc: Run, photo: Path) -> None:

@@ -16,6 +16,7 @@ from dlfc.entropy.prior import FourPasses
 from dlfc.errors import FormatError, LimitError
 from dlfc.formats import unpack
 from dlfc.model.dlf import DLF
+from dlfc.timing import collected
 
 PHOTO = Path(__file__).parent / "data" / "photo.png"
 SIZES = [(60, 50), (64, 64), (130, 70), (1, 1), (64, 40), (129, 65), (33, 64), (100, 200)]
@@ -70,6 +71,15 @@ def test_whole_and_cut_files_can_be_decoded_together(codec: Codec) -> None:
     for image, data in zip(images, (whole, cut, whole), strict=True):
         alone = np.asarray(codec.decode(data, allow_partial=True)).astype(int)
         assert np.abs(np.asarray(image) - alone).max() <= 1
+
+
+def test_the_time_of_network_and_coder_is_told_apart(codec: Codec) -> None:
+    with collected() as writing:
+        data = codec.encode(photo(60, 50), target_size=300)
+    with collected() as reading:
+        codec.decode(data)
+    assert set(writing) == set(reading) == {"network", "coder"}
+    assert min(*writing.values(), *reading.values()) > 0
 
 
 def test_one_damaged_file_is_the_error_of_all(codec: Codec) -> None:

@@ -32,7 +32,7 @@ def run(
     for each, with up to `workers` of them, or groups of small ones, in the network at a time. With `skip_existing`,
     jobs whose target is there are left out.
     """
-    skipped = {job for job in jobs if skip_existing and os.path.isfile(job.target)}
+    skipped = {job for job in jobs if skip_existing and _is_there(job)}
     refused = {job: reason for job in jobs if job not in skipped and (reason := _refusal(job, overwrite))}
     left = [job for job in jobs if job not in skipped and job not in refused]
     unprepared = _try_to(prepare, reporter) if left else None
@@ -60,6 +60,10 @@ def _try_to(prepare: Callable[[], object], reporter: Reporter) -> str | None:
             return reason_of(error)
     reporter.count_time(seconds)
     return None
+
+
+def _is_there(job: Job) -> bool:
+    return job.target != STANDARD_STREAM and not job.problem and os.path.isfile(job.target)
 
 
 def _refusal(job: Job, overwrite: bool) -> str | None:
