@@ -83,8 +83,25 @@ def damaged(data: bytes, other: bytes, random: np.random.Generator) -> bytes:
     return sealed(bytes(found)) if random.random() < 0.5 else bytes(found)
 
 
+def odd_sections(random: np.random.Generator) -> tuple[Any, ...]:
+    """Optional sections of all kinds that hold anything, in any coding, and now and then far more than they seem to."""
+    from dlfc.formats import Extra, deflate
+
+    def payload() -> bytes:
+        content = random.bytes(int(random.integers(0, 40)))
+        match random.integers(0, 4):
+            case 0:
+                content = deflate(content)
+            case 1:
+                content = deflate(bytes(int(2 ** random.uniform(0, 26))))
+        coding = bytes([random.integers(0, 6)])
+        return coding + content if random.random() < 0.9 else content[:1]
+
+    return tuple(Extra(kind, payload()) for kind in (1, 2, 3, 4, 5, 0x2A, 0x84, 0x85) if random.random() < 0.3)
+
+
 def resized(data: bytes, random: np.random.Generator) -> bytes:
-    """`data` with other fields in its header and checks that fit: sizes, quality, sections swapped or cut."""
+    """`data` with other fields in its header and checks that fit: sizes, quality, sections swapped, cut or added."""
     from dlfc.errors import DlfcError
     from dlfc.formats import pack, unpack
 
@@ -102,6 +119,8 @@ def resized(data: bytes, random: np.random.Generator) -> bytes:
         {"detail": random.bytes(int(random.integers(0, 400)))},
         {"detail": fields.detail[: int(random.integers(0, len(fields.detail) + 1))]},
         {"symbol_check": int(random.integers(0, 1 << 16))},
+        {"extras": odd_sections(random)},
+        {"extras": odd_sections(random)},
     ]
     found = pack(replace(fields, **choices[random.integers(0, len(choices))]))
     return found[: -int(random.integers(1, 4))] if random.random() < 0.2 else found
