@@ -282,7 +282,7 @@ Quiet = Annotated[
 ]
 Verbose = Annotated[
     bool,
-    typer.Option("-v", "--verbose", help="Say more about each file, such as the model.", rich_help_panel=MESSAGES),
+    typer.Option("-v", "--verbose", help="Say more about each file, and where the time went.", rich_help_panel=MESSAGES),
 ]
 Json = Annotated[
     bool,
