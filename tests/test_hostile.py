@@ -17,11 +17,13 @@ from networks import TINY, install, photo
 from PIL import Image
 
 from dlfc.alpha import pack_plane, unpack_plane
+from dlfc.cli.codecs import Codecs
+from dlfc.cli.decode import _Decoding, _Read
 from dlfc.codec import Codec
 from dlfc.entropy.coder import Decoder, Encoder, Tables
 from dlfc.entropy.sections import SymbolCheck
 from dlfc.errors import FormatError, LimitError
-from dlfc.formats import DEFAULT_MAX_PIXELS, Container, pack, unpack
+from dlfc.formats import DEFAULT_MAX_PIXELS, Container, Extra, pack, unpack
 from dlfc.image import OUTPUT_FORMATS, save_image
 from dlfc.model.dlf import DLF, Codebook
 
@@ -164,6 +166,12 @@ def test_a_lack_of_memory_is_an_error_of_ours(tiny: Codec, monkeypatch: pytest.M
     for call in (lambda: tiny.decode(data), lambda: tiny.encode(photo(70, 50))):
         with pytest.raises(LimitError, match="not enough memory for a picture of 70x50 pixels"):
             call()
+
+
+def test_large_files_of_small_pictures_are_not_gathered_in_memory(tiny: Codec) -> None:
+    data = tiny.encode(photo(70, 50), extras=(Extra(0x2A, bytes(1 << 20)),))
+    decoding = _Decoding(Codecs(None, "cpu", "decode"), "PNG", allow_partial=False, max_pixels=DEFAULT_MAX_PIXELS)
+    assert decoding.extent(_Read(data, unpack(data), tiny)).pixels > 1 << 20
 
 
 def test_an_error_of_the_network_stays_what_it_is(tiny: Codec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,7 +158,8 @@ class _Decoding:
     def extent(self, item: _Read) -> Extent:
         size = item.container.width_px, item.container.height_px
         kind = item.codec.model_id, item.codec.tiling.padded_size(*size)
-        return Extent(size[0] * size[1], kind, item.codec.tiling.together(*size))
+        pixels = max(size[0] * size[1], len(item.data))  # a file may be far larger than its picture
+        return Extent(pixels, kind, item.codec.tiling.together(*size))
 
     def work(self, items: Sequence[_Read]) -> list[Result]:
         images = items[0].codec.decode_many(
