@@ -282,7 +282,9 @@ Quiet = Annotated[
 ]
 Verbose = Annotated[
     bool,
-    typer.Option("-v", "--verbose", help="Say more about each file, and where the time went.", rich_help_panel=MESSAGES),
+    typer.Option(
+        "-v", "--verbose", help="Say more about each file, and where the time went.", rich_help_panel=MESSAGES
+    ),
 ]
 Json = Annotated[
     bool,
