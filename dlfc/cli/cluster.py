@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import typer
 
 from dlfc.cli import batch
-from dlfc.cli.messages import Reporter, say
+from dlfc.cli.messages import Reporter
 from dlfc.cli.pipeline import Load, Task
 from dlfc.errors import DlfcError
 
@@ -94,7 +94,7 @@ def _report(events: Iterable[Event], reporter: Reporter) -> bool:
     success = True
     for event in events:
         if isinstance(event, Note):
-            say(f"dlfc: {event.text}")
+            reporter.remark(event.text)
         elif isinstance(event, Skipped):
             reporter.skipped(event.job.source, event.job.target)
         else:

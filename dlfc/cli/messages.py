@@ -103,6 +103,11 @@ class Reporter:
         if self._people and told:
             self._say(f"dlfc: {file}: note: {', '.join(told)}")
 
+    def remark(self, text: str) -> None:
+        """Say something about the run as a whole."""
+        if self._people:
+            self._say(f"dlfc: {text}")
+
     def failed(self, source: str, reason: str, *, key: str = "input") -> None:
         """Report a file that failed; `reason` is what `reason_of` returns, and `key` names the file in JSON."""
         if self._summary is not None:

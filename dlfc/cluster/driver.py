@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from importlib import import_module
+from typing import Any, Literal, cast
 
 from dlfc import __version__
 from dlfc.cli.inputs import Job
@@ -74,20 +76,24 @@ def cluster(workers: int | None, *, gpu: bool | None) -> Iterator[Pool]:
     there are any. Raises DlfcError.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing leaves the machine that nobody asked for
-    import ray
+    ray: Any = import_module("ray")
+    with _output_kept():
+        try:
+            with _signals_kept():
+                _connect(ray, workers)
+            yield _pool(ray, workers, gpu)
+        finally:
+            ray.shutdown()
 
-    with _signals_kept():
-        _connect(ray, workers)
-    try:
-        there = ray.cluster_resources()
-        kind = "GPU" if gpu or (gpu is None and there.get("GPU", 0) >= 1) else "CPU"
-        if workers is None and there.get(kind, 0) < 1:
-            raise DlfcError(f"the Ray cluster has no {kind}")
-        needs = {"num_cpus": 1} | ({"num_gpus": 1} if kind == "GPU" else {})
-        made = ray.remote(**needs, concurrency_groups={"looks": 1})(Worker)
-        yield Pool(ray, workers or int(there[kind]), made)
-    finally:
-        ray.shutdown()
+
+def _pool(ray: Any, workers: int | None, gpu: bool | None) -> Pool:
+    there = ray.cluster_resources()
+    kind = "GPU" if gpu or (gpu is None and there.get("GPU", 0) >= 1) else "CPU"
+    if workers is None and there.get(kind, 0) < 1:
+        raise DlfcError(f"the Ray cluster has no {kind}")
+    needs = {"num_cpus": 1} | ({"num_gpus": 1} if kind == "GPU" else {})
+    made = ray.remote(**needs, concurrency_groups={"looks": 1})(Worker)
+    return Pool(ray, workers or int(there[kind]), made)
 
 
 def _connect(ray: Any, workers: int | None) -> None:
@@ -102,6 +108,34 @@ def _connect(ray: Any, workers: int | None) -> None:
                 raise DlfcError(f"RAY_ADDRESS {address}: {' '.join(str(error).split())}") from error
     cpus = max(workers or 1, os.cpu_count() or 1)
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+
+
+class _OneVoice:
+    """Standard output that drops what other threads print: Ray's tell there of workers that die."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._owner = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() == self._owner:
+            self._stream.write(text)
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+@contextmanager
+def _output_kept() -> Iterator[None]:
+    stream = sys.stdout
+    if stream is None:
+        yield
+        return
+    sys.stdout = cast(Any, _OneVoice(stream))
+    try:
+        yield
+    finally:
+        sys.stdout = stream
 
 
 @contextmanager
@@ -218,6 +252,7 @@ class Driver:
         try:
             answer = self._ray.get(reference)
         except self._deaths as error:
+            yield Note("a worker died; another one does its work")
             yield from self._replace(hand, error)
             return
         if batch is None:

@@ -42,6 +42,7 @@ class Manifest:
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
         self._begun: set[bytes] = set()
         self._done = self._read()
+        self._begun = {key for key in self._begun if not self.is_done(key)}  # clocks of machines may differ
         self._notes = _writer(place)
         self._notes.add({"settings": self._settings})
 
@@ -155,7 +156,9 @@ def _notes(part: str, lines: Iterable[bytes]) -> Iterator[tuple[int, Any]]:
 
 
 def _writer(place: str) -> _LocalNotes | _RemoteNotes:
-    name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{os.urandom(3).hex()}"
+    now = time.time_ns()
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now // 10**9))
+    name = f"{stamp}-{now % 10**9:09}-{os.urandom(3).hex()}"  # in the order of time, and never one twice
     return (_RemoteNotes if places.is_url(place) else _LocalNotes)(places.join(place, name))
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ _DEFINITE = {  # errors that trying again does not mend
     PermissionError: errno.EACCES,
 }
 
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.:-]*://")  # also s3://, and simplecache::s3://
+
 T = TypeVar("T")
 
 _shared: dict[str, Any] = {}  # file systems that threads can share
@@ -39,7 +42,7 @@ _own = threading.local()  # those of this thread: connections that take one comm
 
 def is_url(name: str) -> bool:
     """Whether fsspec takes care of it."""
-    return "://" in name
+    return _URL.match(name) is not None
 
 
 def absolute(name: str) -> str:
