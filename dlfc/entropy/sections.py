@@ -14,7 +14,7 @@ Int32Array = npt.NDArray[np.int32]
 
 
 class SymbolCheck:
-    """CRC-16 over the model's fingerprint and all symbols, each as four bytes, little endian (SPEC.md, "Symbol check")."""
+    """CRC-16 over the fingerprint of the model and all symbols, as four bytes each (SPEC.md, "Symbol check")."""
 
     def __init__(self, fingerprint: bytes) -> None:
         self.value = binascii.crc_hqx(fingerprint, 0xFFFF)
