@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dlfc.errors import LimitError
+from dlfc.formats import MAX_SIDE_PX
 from dlfc.model.config import DLFConfig
 
 FREE_PX = 1 << 20  # padded pictures up to this size may come from nothing: they cost the decoder little
@@ -49,7 +50,12 @@ class Tiling:
         return (height // cell_px, width // cell_px), (-(-height_px // cell_px), -(-width_px // cell_px))
 
     def check(self, width_px: int, height_px: int, max_pixels: int) -> None:
-        """Raise LimitError if padding makes a picture too large; that of a strip may be many times its own pixels."""
+        """Raise LimitError if a side is too long for a file, or if padding makes a picture too large.
+
+        That of a strip may be many times its own pixels.
+        """
+        if max(width_px, height_px) > MAX_SIDE_PX:
+            raise LimitError(f"{width_px}x{height_px} pixels have a side over the limit of {MAX_SIDE_PX} pixels")
         width, height = self.padded_size(width_px, height_px)
         if width * height > max(FREE_PX, 2 * max_pixels):
             raise LimitError(

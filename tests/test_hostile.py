@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -84,24 +83,27 @@ def test_the_program_refuses_a_bomb_at_once(small: Codec, tmp_path: Path) -> Non
     bomb.write_bytes(pack(Container(small.model_id, 8192, 8192, 50.0, 0, b"\x5a", b"")))
     assert bomb.stat().st_size < 20
     assert run_process(real_command("info", bomb)).returncode == 0
-    begun = time.monotonic()
+    begun = os.times().children_user
     run = run_process(real_command("decode", bomb))
-    assert time.monotonic() - begun < 30
+    assert os.times().children_user - begun < 30
     assert run.returncode == 1
     assert run.stderr.decode().startswith(f"dlfc: {bomb}: the semantic section is too short")
     assert [path.name for path in tmp_path.iterdir()] == ["bomb.dlf"]
 
 
 def test_a_strip_that_is_padded_to_many_times_its_pixels_is_refused(small: Codec) -> None:
+    strip = pack(Container(small.model_id, 2**20, 1, 50.0, 0, b"\x5a" * 200_000, b""))
     with pytest.raises(LimitError, match="when padded to whole tiles"):
-        small.decode(pack(Container(small.model_id, 2**20, 1, 50.0, 0, b"\x5a" * 200_000, b"")))
+        small.decode(strip, max_pixels=2**26)
     with pytest.raises(LimitError, match="when padded to whole tiles"):
         small.decode(pack(Container(small.model_id, 9000, 1, 50.0, 0, b"", b"")), max_pixels=10_000)
 
 
 def test_a_strip_that_a_reader_would_refuse_is_not_encoded(tiny: Codec) -> None:
     with pytest.raises(LimitError, match="when padded to whole tiles"):
-        tiny.encode(photo(2**20, 1).resize((2**20 * 3, 1)))
+        tiny.encode(photo(2**20, 1), max_pixels=2**24)
+    with pytest.raises(LimitError, match="have a side over the limit"):
+        tiny.encode(Image.new("RGB", (2**20 + 1, 1)))
 
 
 def test_a_large_picture_whose_tokens_cost_nothing_is_encoded_so_that_it_can_be_read(
