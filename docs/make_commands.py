@@ -10,7 +10,7 @@ from unittest.mock import patch
 import typer
 
 from dlfc.cli import main
-from dlfc.cli.app import app
+from dlfc.cli.app import program
 
 TARGET = Path(__file__).with_name("commands.md")
 _HEAD = """# Commands
@@ -21,7 +21,7 @@ What `dlfc COMMAND --help` prints. The manual pages in `man/` say more. Made by 
 
 def commands() -> Iterator[tuple[str, ...]]:
     """The words of every command, those of groups too, in the order of the help; the program itself is ()."""
-    yield from _below((), typer.main.get_command(app))
+    yield from _below((), typer.main.get_command(program()))
 
 
 def _below(words: tuple[str, ...], command: object) -> Iterator[tuple[str, ...]]:

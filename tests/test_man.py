@@ -12,11 +12,11 @@ import pytest
 import typer
 from conftest import Finished
 
-from dlfc.cli.app import app
+from dlfc.cli.app import program
 from dlfc.formats import DEFAULT_MAX_PIXELS
 
 MAN = Path(__file__).parent.parent / "man"
-_PROGRAM = typer.main.get_command(app)
+_PROGRAM = typer.main.get_command(program())
 GROUPS = {
     name: tuple(command.commands)
     for name, command in vars(_PROGRAM)["commands"].items()

@@ -240,13 +240,13 @@ def work(start: int, stop: int, seed: int, model: str | None, seeds: list[bytes]
     import typer
 
     from dlfc import codec as codec_module
-    from dlfc.cli.app import app
+    from dlfc.cli.app import program
 
     torch.set_num_threads(1)
     codec = codec_module.Codec.load(model, device="cpu")
     codec_module.Codec.load = classmethod(lambda *_, **__: codec)  # type: ignore[assignment]
-    program = typer.main.get_command(app)
-    typer.main.get_command = lambda typer_instance: program  # made once, for it takes longer than a decode
+    whole = typer.main.get_command(program())
+    typer.main.get_command = lambda typer_instance: whole  # made once, for it takes longer than a decode
     codec.decode(codec.encode(_small_picture()))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     base = _memory("VmData")
