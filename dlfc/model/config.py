@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-
 _MAX_SIZE = 1 << 16  # far above any network that runs; a hostile file must not ask for years of work
 _MAX_DEPTH = 64
 _DEPTHS = {  # how often something is repeated, perhaps never
