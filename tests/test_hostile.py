@@ -69,7 +69,7 @@ def test_a_large_picture_from_next_to_nothing_is_refused_before_the_work(
         raise AssertionError("the decoder set to work")
 
     monkeypatch.setattr(Codec, "_passes", never)
-    monkeypatch.setattr(DLF, "reconstruct", never)
+    monkeypatch.setattr(DLF, "reconstruct_bands", never)
     side = int(DEFAULT_MAX_PIXELS**0.5)
     file = Container(small.model_id, side, side, 50.0, 0, semantic, b"")
     with pytest.raises(FormatError, match="too short for a picture of this size"):
@@ -163,7 +163,7 @@ def test_a_lack_of_memory_is_an_error_of_ours(tiny: Codec, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(DLF, "reconstruct", fail)
+    monkeypatch.setattr(DLF, "reconstruct_bands", fail)
     monkeypatch.setattr(DLF, "analyse_tokens", fail)
     for call in (lambda: tiny.decode(data), lambda: tiny.encode(photo(70, 50))):
         with pytest.raises(LimitError, match="not enough memory for a picture of 70x50 pixels"):
@@ -181,7 +181,7 @@ def test_an_error_of_the_network_stays_what_it_is(tiny: Codec, monkeypatch: pyte
         raise RuntimeError("shapes differ")
 
     data = tiny.encode(photo(70, 50))
-    monkeypatch.setattr(DLF, "reconstruct", fail)
+    monkeypatch.setattr(DLF, "reconstruct_bands", fail)
     with pytest.raises(RuntimeError, match="shapes differ"):
         tiny.decode(data)
 
