@@ -22,7 +22,7 @@ setup: $(STAMP) ## install dlfc and its tools into .venv
 $(STAMP): pyproject.toml setup.py constraints.txt $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench,train]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench,train,ray]"
 	touch $@
 
 # With DLFC_PYTHON, a Python that has dlfc already, no environment is made; the installed command runs that one.
