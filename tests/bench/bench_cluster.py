@@ -18,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from dlfc import __version__
+from dlfc.cli import batch
 from dlfc.cli.codecs import Codecs
 from dlfc.cli.decode import _Decoding
 from dlfc.cli.encode import _Encoding
 from dlfc.cli.inputs import Job
+from dlfc.cli.messages import Reporter
 from dlfc.cli.pipeline import Outcome, Result
+from dlfc.cli.summary import Summary
 from dlfc.cluster import driver, places
 from dlfc.cluster.inputs import Plan
 from dlfc.cluster.manifest import Manifest
@@ -73,10 +76,13 @@ def measure_driver(folder: Path, count: int) -> float:
         (folder / "many" / f"{number:06}.jpg").touch()
     plan = Plan([str(folder / "many")], str(folder / "none"), ".dlf", True, (".jpg",))
     driver.Worker = Idle  # type: ignore[misc]
-    with Manifest(str(folder / "notes"), {}) as notes, driver.cluster(2, gpu=False) as pool:
+    voice = Reporter("encoding", None, quiet=True, verbose=False, as_json=False, summary=Summary())
+    with Manifest(str(folder / "notes"), {}) as notes, driver.cluster(2, gpu=False) as pool, voice:
         start_s = time.process_time()
         do = driver.Driver(pool, None, notes, folder=None, overwrite=False, skip_existing=False)  # type: ignore[arg-type]
-        assert sum(isinstance(event, Outcome) for event in do.run(plan.jobs())) == count
+        for event in do.run(plan.jobs()):
+            assert isinstance(event, Outcome)
+            batch.report(event, voice)
         return (time.process_time() - start_s) / count
 
 
