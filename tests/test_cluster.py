@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -255,7 +256,7 @@ class FakeRay:
 
     def __init__(self) -> None:
         self.poison: dict[str, int] = {}
-        self.started = self.most_at_once = 0
+        self.started = self.ended = self.most_at_once = 0
         self.coded: list[str] = []
 
     def remote(self, *arguments: Any) -> Any:
@@ -293,7 +294,8 @@ class FakeRay:
     def get(self, reference: Any) -> Any:
         return reference()
 
-    def kill(self, actor: Any) -> None: ...
+    def kill(self, actor: Any) -> None:
+        self.ended += 1
 
 
 class Copying:
@@ -362,6 +364,18 @@ def test_many_files_are_done_with_few_batches_in_flight(memory: str) -> None:
     assert places.load(scene.target(7), max_bytes=9) == b"7"
     assert scene.ray.most_at_once <= 4
     assert set(scene.run().values()) == {"skipped"}
+
+
+def test_a_signal_ends_the_run_and_its_workers(memory: str) -> None:
+    scene = Scene(memory, 5)
+
+    def wait(*_: Any, **__: Any) -> Any:
+        raise SystemError("returned a result with an exception set") from KeyboardInterrupt()
+
+    scene.ray.wait = wait  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        scene.run()
+    assert scene.ray.started == scene.ray.ended == 2
 
 
 def test_a_bad_file_is_its_own_failure_and_is_tried_again_by_the_next_run(memory: str) -> None:
@@ -470,6 +484,14 @@ def test_options_that_make_no_sense_are_usage_errors(dlfc: Run, command: str, ar
     assert run.status == 2
     assert said in run.err
     assert not os.listdir()
+
+
+def test_a_cluster_that_is_not_there_is_one_line(dlfc: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "nowhere.invalid:6379")
+    run = dlfc("encode", "photo.png", "--engine", "ray", "--output-dir", "out")
+    assert run.status == 1
+    assert re.fullmatch(r"dlfc: Ray cluster nowhere\.invalid:6379: [^\n]+\n", run.err)
 
 
 def test_a_missing_extra_is_one_line(dlfc: Run, photo: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,7 +147,7 @@ class _Encoding:
         """What decides the results."""
         return {
             "model": find(self.codecs.model).model_id.hex(),
-            "quality": self.quality,
+            "quality": DEFAULT_QUALITY if self.quality is None else self.quality,
             "target size": self.target_size,
             "target bpp": self.target_bpp,
             "what is kept": asdict(self.keep),

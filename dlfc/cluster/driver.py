@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections import deque
@@ -30,6 +31,7 @@ _AT_A_WORKER = 2  # batches: one in work, and one that waits for it
 _BATCH_DEATHS = 2  # workers that may die of a batch before its files are tried one by one
 _FILE_DEATHS = 4  # workers that may die before the file is given up
 _PATIENCE_S = 30.0  # without a worker, before we say so
+_KNOCK_S = 10.0  # for the first machine of the cluster to answer
 _OBJECT_STORE_BYTES = 10**8  # names and figures only go through it
 
 Trip = Literal["start", "look", "code"]
@@ -101,13 +103,21 @@ def _connect(ray: Any, workers: int | None) -> None:
     address = os.environ.get("RAY_ADDRESS", "auto")
     if address != "local":
         try:
+            _knock(address)
             ray.init(address=address, **quiet)
             return
-        except ConnectionError as error:
-            if address != "auto":
-                raise DlfcError(f"RAY_ADDRESS {address}: {' '.join(str(error).split())}") from error
+        except (OSError, RuntimeError, ray.exceptions.RayError) as error:
+            if address != "auto" or not isinstance(error, ConnectionError):
+                raise DlfcError(f"Ray cluster {address}: {' '.join(str(error).split())}") from error
     cpus = max(workers or 1, os.cpu_count() or 1)
     ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+
+
+def _knock(address: str) -> None:
+    """Raise OSError if nobody is at HOST:PORT, of which Ray makes sure for minutes. It has its own idea of loopback."""
+    host, _, port = address.rpartition(":")
+    if port.isdigit() and "/" not in host and host not in ("127.0.0.1", "localhost"):
+        socket.create_connection((host, int(port)), _KNOCK_S).close()
 
 
 class _OneVoice:
@@ -151,6 +161,15 @@ def _signals_kept() -> Iterator[None]:
         signal.signal(signal.SIGTERM, kept)
 
 
+@contextmanager
+def _signals_told() -> Iterator[None]:
+    """Ray wraps what a handler of signals raises while it waits."""
+    try:
+        yield
+    except SystemError as error:
+        raise error.__cause__ or error from None
+
+
 @dataclass(frozen=True)
 class Pool:
     """How many workers there shall be on the cluster, and what makes one."""
@@ -185,8 +204,15 @@ class Driver:
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Event]:
         """Yield what becomes of each job, as it becomes known. Raises DlfcError if no work is possible."""
-        for _ in range(self._pool.size):
-            self._start_hand()
+        try:
+            for _ in range(self._pool.size):
+                self._start_hand()
+            yield from self._do(jobs)
+        finally:  # what they have in work is not wanted any more
+            for hand in self._hands:
+                self._end(hand)
+
+    def _do(self, jobs: Iterable[Job]) -> Iterator[Event]:
         batch: list[Job] = []
         for job in jobs:
             if job.problem:
@@ -211,13 +237,18 @@ class Driver:
             yield from self._step()
 
     def _step(self) -> Iterator[Event]:
-        done, _ = self._ray.wait(list(self._trips), timeout=_PATIENCE_S)
+        with _signals_told():
+            done, _ = self._ray.wait(list(self._trips), timeout=_PATIENCE_S)
         if not done and not any(hand.ready for hand in self._hands):
             yield Note("waiting for the Ray cluster to start a worker")
         for reference in done:
             if reference in self._trips:  # not one of a worker that has died meanwhile
                 yield from self._settle(reference)
         self._hand_out()
+
+    def _end(self, hand: _Hand) -> None:
+        with suppress(Exception):
+            self._ray.kill(hand.actor)
 
     def _start_hand(self) -> None:
         hand = _Hand(self._pool.worker.remote(*self._for_a_worker))
@@ -250,7 +281,8 @@ class Driver:
     def _settle(self, reference: Any) -> Iterator[Event]:
         trip, hand, batch = self._trips.pop(reference)
         try:
-            answer = self._ray.get(reference)
+            with _signals_told():
+                answer = self._ray.get(reference)
         except self._deaths as error:
             yield Note("a worker died; another one does its work")
             yield from self._replace(hand, error)
@@ -291,8 +323,7 @@ class Driver:
             raise DlfcError(f"workers die before they have done anything: {_first_line(error)}") from error
         self._hands.remove(hand)
         self._trips = {reference: trip for reference, trip in self._trips.items() if trip[1] is not hand}
-        with suppress(Exception):  # it may only have been out of reach
-            self._ray.kill(hand.actor)
+        self._end(hand)  # it may only have been out of reach
         suspect = next((batch for batch in hand.batches if batch.in_work), None)
         for batch in reversed(hand.batches):
             batch.in_work = False
