@@ -30,6 +30,7 @@ BATCH = 32  # files; enough for small ones to share the network, few enough to l
 _AT_A_WORKER = 2  # batches: one in work, and one that waits for it
 _BATCH_DEATHS = 2  # workers that may die of a batch before its files are tried one by one
 _FILE_DEATHS = 4  # workers that may die before the file is given up
+_TICK_S = 0.5  # Ray lets no signal through while it waits
 _PATIENCE_S = 30.0  # without a worker, before we say so
 _KNOCK_S = 10.0  # for the first machine of the cluster to answer
 _OBJECT_STORE_BYTES = 10**8  # names and figures only go through it
@@ -200,6 +201,7 @@ class Driver:
         self._hands: list[_Hand] = []
         self._queue: deque[_Batch] = deque()
         self._trips: dict[Any, tuple[Trip, _Hand, _Batch | None]] = {}  # by Ray's reference to the answer
+        self._quiet_s = 0.0  # since the last answer
         self._futile = 0  # workers that died since one has answered
 
     def run(self, jobs: Iterable[Job]) -> Iterator[Event]:
@@ -238,8 +240,10 @@ class Driver:
 
     def _step(self) -> Iterator[Event]:
         with _signals_told():
-            done, _ = self._ray.wait(list(self._trips), timeout=_PATIENCE_S)
-        if not done and not any(hand.ready for hand in self._hands):
+            done, _ = self._ray.wait(list(self._trips), timeout=_TICK_S)
+        self._quiet_s = 0.0 if done else self._quiet_s + _TICK_S
+        if self._quiet_s >= _PATIENCE_S and not any(hand.ready for hand in self._hands):
+            self._quiet_s = 0.0
             yield Note("waiting for the Ray cluster to start a worker")
         for reference in done:
             if reference in self._trips:  # not one of a worker that has died meanwhile
