@@ -18,7 +18,8 @@ from dlfc.cli.inputs import Job
 from dlfc.cli.messages import UsageProblem
 from dlfc.cli.pipeline import Extent, Outcome, Result
 from dlfc.cluster import places
-from dlfc.cluster.driver import BATCH, Driver, Pool, Skipped
+from dlfc.cluster.connection import Pool
+from dlfc.cluster.driver import BATCH, Driver, Skipped
 from dlfc.cluster.inputs import Plan
 from dlfc.cluster.manifest import Manifest, key_of
 from dlfc.cluster.worker import Worker

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dlfc.cluster.driver import Event
 
 
-class PortableTask(Task[Any], Protocol):
+class CommandTask(Task[Any], Protocol):
     """What is done to each file, as it can be sent to another machine: a dataclass with a field `load`."""
 
     @property
@@ -55,11 +55,12 @@ class Spread:
     skip_existing: bool
 
 
-def run(task: PortableTask, files: Files, spread: Spread, reporter: Reporter) -> None:
+def run(task: CommandTask, files: Files, spread: Spread, reporter: Reporter) -> None:
     """Do all files on the cluster and report each. Raises typer.Exit(1) if some failed, DlfcError if all must."""
     _need_extra()
     from dlfc.cluster import places
-    from dlfc.cluster.driver import Driver, cluster
+    from dlfc.cluster.connection import cluster
+    from dlfc.cluster.driver import Driver
     from dlfc.cluster.inputs import Plan
     from dlfc.cluster.manifest import Manifest
 

@@ -26,7 +26,7 @@ from dlfc.cli.inputs import Job
 from dlfc.cli.messages import Reporter
 from dlfc.cli.pipeline import Outcome, Result
 from dlfc.cli.summary import Summary
-from dlfc.cluster import driver, places
+from dlfc.cluster import connection, driver, places
 from dlfc.cluster.inputs import Plan
 from dlfc.cluster.manifest import Manifest
 from dlfc.cluster.worker import Look, ModelName, Worker
@@ -58,7 +58,7 @@ class Idle(Worker):
 
 def measure_worker(task: Any, jobs: Sequence[Job]) -> tuple[float, float]:
     """Seconds of the start of a worker, and of each job but the first."""
-    with driver.cluster(1, gpu=False) as pool:
+    with connection.cluster(1, gpu=False) as pool:
         get: Callable[[Any], Any] = pool.ray.get
         actor = pool.ray.remote(Measured).remote(task, None, False)
         assert get(actor.prepare.remote(__version__)) == ""
@@ -75,9 +75,9 @@ def measure_driver(folder: Path, count: int) -> float:
     for number in range(count):
         (folder / "many" / f"{number:06}.jpg").touch()
     plan = Plan([str(folder / "many")], str(folder / "none"), ".dlf", True, (".jpg",))
-    driver.Worker = Idle  # type: ignore[misc]
+    connection.Worker = Idle  # type: ignore[misc]
     voice = Reporter("encoding", None, quiet=True, verbose=False, as_json=False, summary=Summary())
-    with Manifest(str(folder / "notes"), {}) as notes, driver.cluster(2, gpu=False) as pool, voice:
+    with Manifest(str(folder / "notes"), {}) as notes, connection.cluster(2, gpu=False) as pool, voice:
         start_s = time.process_time()
         do = driver.Driver(pool, None, notes, folder=None, overwrite=False, skip_existing=False)  # type: ignore[arg-type]
         for event in do.run(plan.jobs()):
