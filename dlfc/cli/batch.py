@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import TypeVar
 
 from dlfc.cli.inputs import Job
@@ -36,16 +37,17 @@ def run(
     refused = {job: reason for job in jobs if job not in skipped and (reason := _refusal(job, overwrite))}
     left = [job for job in jobs if job not in skipped and job not in refused]
     unprepared = _try_to(prepare, reporter) if left else None
-    done = iter(()) if unprepared else outcomes(left, task, overwrite=overwrite, workers=min(workers, len(left) or 1))
+    done = outcomes([] if unprepared else left, task, overwrite=overwrite, workers=min(workers, len(left) or 1))
     success = not refused and not unprepared
-    for job in jobs:
-        if job in skipped:
-            reporter.skipped(job.source, job.target)
-        elif job in refused:
-            reporter.failed(job.source, refused[job])
-        elif outcome := next(done, None):
-            success &= outcome.result is not None
-            report(outcome, reporter)
+    with closing(done):  # a signal while something is said here must not end threads that are writing
+        for job in jobs:
+            if job in skipped:
+                reporter.skipped(job.source, job.target)
+            elif job in refused:
+                reporter.failed(job.source, refused[job])
+            elif outcome := next(done, None):
+                success &= outcome.result is not None
+                report(outcome, reporter)
     if unprepared:
         reporter.all_failed([job.source for job in left], unprepared)
     return success

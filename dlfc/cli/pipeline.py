@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
@@ -115,7 +115,7 @@ class Outcome(Generic[T]):
 
 def outcomes(
     jobs: Sequence[Job], task: Task[T], *, overwrite: bool, workers: int, store: Store = save
-) -> Iterator[Outcome[T]]:
+) -> Generator[Outcome[T]]:
     """Yield what becomes of each job, in order; `store` writes what does not go to standard output.
 
     Errors of dlfc and of the system end one job, any other ends the run.
