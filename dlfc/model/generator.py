@@ -188,7 +188,9 @@ class Generator(nn.Module):
                 y += self.base_in(F.pixel_unshuffle(under, self.output_patch_px).to(kind))
             for block in last:
                 y = _without_gradients(block, y)
-            y = F.pixel_shuffle(strips.convolve(y, self.conv_out, self.norm_out).float(), self.output_patch_px)
+            y = strips.convolve(y, self.conv_out, self.norm_out).float()
+            if self.output_patch_px > 1:
+                y = F.pixel_shuffle(y, self.output_patch_px)
             y = y if under is None else y.add_(under)
             yield y[:, :, (top - first) * scale : (bottom - first) * scale]
 
