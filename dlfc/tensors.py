@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -12,6 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from dlfc.errors import LimitError
+
+# What torch says in a RuntimeError that means anything: its own allocator, and oneDNN, which has no room for its code.
+_WANT_OF_MEMORY = re.compile("can't allocate memory|could not create a (primitive|memory)")
 
 Int32Array = npt.NDArray[np.int32]
 
@@ -47,7 +51,6 @@ def memory_for(width_px: int, height_px: int) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        out_of_memory = isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError))
-        if not out_of_memory and "can't allocate memory" not in str(error):
+        if not isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) and not _WANT_OF_MEMORY.search(str(error)):
             raise
         raise LimitError(f"not enough memory for a picture of {width_px}x{height_px} pixels") from error

@@ -155,7 +155,12 @@ def test_a_copied_decoder_goes_on_for_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("could not create a primitive"),
+    ],
 )
 def test_a_lack_of_memory_is_an_error_of_ours(tiny: Codec, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     data = tiny.encode(photo(70, 50))
