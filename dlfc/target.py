@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from dlfc.errors import LimitError
 
+DEFAULT_QUALITY = 50.0  # where neither a quality nor a target is asked for
 LAST_STEP = 200  # quality 100 in half steps
 _LOOK_AHEAD = 4  # sizes fall from one step to the next by a byte now and then, and rise again within two steps
 

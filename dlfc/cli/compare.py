@@ -8,7 +8,6 @@ import typer
 
 from dlfc.cli import options
 from dlfc.cli.codecs import Codecs
-from dlfc.cli.completion import model_names
 from dlfc.cli.encode import MAX_INPUT_BYTES, prepare_pillow
 from dlfc.cli.messages import Reporter, UsageProblem, reason_of, say
 from dlfc.errors import DlfcError
@@ -59,18 +58,7 @@ def compare(
             rich_help_panel=options.MODEL,
         ),
     ] = "0,50,100",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "-m",
-            "--model",
-            metavar="MODEL",
-            autocompletion=model_names,
-            help="Name of a model, or a .safetensors file with its weights.  [default: the one dlfc comes with]",
-            rich_help_panel=options.MODEL,
-            show_default=False,
-        ),
-    ] = None,
+    model: options.Model = None,
     against: Annotated[
         str,
         typer.Option(metavar="LIST", help="Ordinary codecs: jpeg, webp, avif; or none.", rich_help_panel=options.MODEL),

@@ -12,20 +12,19 @@ import typer
 
 from dlfc.cli import batch, cluster, options
 from dlfc.cli.codecs import Codecs
-from dlfc.cli.completion import model_names
 from dlfc.cli.inputs import Job, make_directories, plan
 from dlfc.cli.messages import Reporter
 from dlfc.cli.pipeline import Extent, Load, Result
 from dlfc.cli.summary import Summary
 from dlfc.files import load
 from dlfc.formats import DEFAULT_MAX_PIXELS, unpack
+from dlfc.target import DEFAULT_QUALITY
 from dlfc.zoo.registry import find
 
 if TYPE_CHECKING:
     from dlfc.companions import Keep, Prepared
 
 SUFFIX = ".dlf"
-DEFAULT_QUALITY = 50.0
 PICTURE_SUFFIXES = (  # of files that folders are searched for
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".avif"),
     *(".jp2", ".j2k", ".jpx", ".gif", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm"),
@@ -57,18 +56,7 @@ def encode(
     quality: options.Quality = None,
     target_size: options.TargetSize = None,
     target_bpp: options.TargetBpp = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "-m",
-            "--model",
-            metavar="MODEL",
-            autocompletion=model_names,
-            help="Name of a model, or a .safetensors file with its weights.  [default: the one dlfc comes with]",
-            rich_help_panel=options.MODEL,
-            show_default=False,
-        ),
-    ] = None,
+    model: options.Model = None,
     keep: options.KeepNames = None,
     no_alpha: options.NoAlpha = False,
     device: options.Device = "auto",

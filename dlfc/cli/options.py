@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from dlfc.cli.completion import model_names
 from dlfc.cli.inputs import Job
 from dlfc.cli.messages import UsageProblem
 from dlfc.files import STANDARD_STREAM
@@ -205,6 +206,18 @@ NoAlpha = Annotated[
     bool,
     typer.Option(
         "--no-alpha", help="Lay transparent parts over white; otherwise they are kept.", rich_help_panel=MODEL
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "-m",
+        "--model",
+        metavar="MODEL",
+        autocompletion=model_names,
+        help="Name of a model, or a .safetensors file with its weights.  [default: the one dlfc comes with]",
+        rich_help_panel=MODEL,
+        show_default=False,
     ),
 ]
 Device = Annotated[
