@@ -24,15 +24,15 @@ from dlfc.errors import FormatError, LimitError, ModelError
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, Extra, nearest_quality, pack, unpack
 from dlfc.model.dlf import Part, pad_to_tiles
 from dlfc.model.linear import can_pack
-from dlfc.target import largest_within, limit_of
-from dlfc.tensors import cut, flat, joined, memory_for, to_bytes, to_image
+from dlfc.model.vit import joined
+from dlfc.target import DEFAULT_QUALITY, largest_within, limit_of
+from dlfc.tensors import cut, flat, memory_for, to_bytes, to_image
 from dlfc.tiling import FREE_PX, Tiling
 from dlfc.timing import timed
 from dlfc.zoo import registry, store
 
 Int32Array = npt.NDArray[np.int32]
 PRECISION_VARIABLE = "DLFC_PRECISION"
-DEFAULT_QUALITY = 50.0
 _LARGE = 10**8  # parameters; smaller models are fast enough, and then every machine paints the same picture
 _SLACK_BITS = 64  # tokens whose shortest number is this much shorter than they cost come once in 2^64 pictures
 
@@ -45,7 +45,7 @@ class Analysis:
     height_px: int
     tokens: Tensor  # T 32
     semantic: bytes  # the section of these tokens
-    pixels: Tensor  # 1 3 H W in [-1, 1], padded to whole tiles
+    pixels: Tensor  # 1 3 H W, bytes, padded to whole tiles
     features: Tensor  # 1 C H/32 W/32
     extras: tuple[Extra, ...] = ()  # optional sections that its file gets
 
@@ -273,7 +273,7 @@ class Codec:
         with timed("network"):
             level = self._level([container.quality for container in containers])
             bands = self.model.network.reconstruct_bands(tokens, latents, level)
-            padded = torch.cat([to_bytes(band) for band in bands], 1)  # B H W 3
+            padded = joined((to_bytes(band) for band in bands), 1)  # B H W 3
             return [
                 finish.apply(to_image(pixels[: container.height_px, : container.width_px]))
                 for pixels, container, finish in zip(padded, containers, finishes, strict=True)

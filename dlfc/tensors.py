@@ -25,11 +25,6 @@ def flat(tokens: Tensor) -> Int32Array:
     return tokens.to(torch.int32).cpu().numpy().reshape(-1)
 
 
-def joined(tensors: Sequence[Tensor]) -> Tensor:
-    """One tensor along the first dimension; a single one is not copied, for it may be large."""
-    return tensors[0] if len(tensors) == 1 else torch.cat(list(tensors))
-
-
 def cut(values: Int32Array, counts: Sequence[int]) -> list[Int32Array]:
     """The values of each picture."""
     return np.split(values, np.cumsum(counts)[:-1])

@@ -112,21 +112,22 @@ class DLF(nn.Module):
             if self.base is not None:
                 with torch.autocast(x.device.type, enabled=False):
                     inputs.append(self.base.tokens(band).unflatten(0, (len(x), -1)))
-        z, detail = self.encoder(torch.cat(patches, 1))
-        return (z.float() + torch.cat(inputs, 1).flatten(0, 1) if inputs else z), detail
+        z, detail = self.encoder(joined(patches, 1))
+        return (z.float() + joined(inputs, 1).flatten(0, 1) if inputs else z), detail
 
     def analyse_detail(self, x: Tensor, detail: Tensor, tokens: Tensor, level: Tensor) -> Tensor:
         """Detail features and the chosen tokens -> latent B latent_dim H/32 W/32, before the step."""
         y = self.bottleneck.analyse(detail, level).float()
         if self.base is None:
             return y
-        parts = []
+        bases, tile = [], self.config.tile_px
         with torch.autocast(x.device.type, enabled=False):
             for top, bottom in self._bands(x):
                 band = as_floats(x[:, :, top:bottom])
-                rest = band - self.base.token_image(self._tokens_of(tokens, x, top, bottom), *band.shape[2:])
-                parts.append(self.base.detail(rest, level))
-        return y + torch.cat(parts, 2)
+                codes = tokens_of_rows(tokens, len(x), x.shape[2] // tile, top // tile, bottom // tile)
+                rest = band - self.base.token_image(codes, *band.shape[2:])
+                bases.append(self.base.detail(rest, level))
+        return y + joined(bases, 2)
 
     def base_image(
         self, tokens: Tensor, latent: Tensor, level: Tensor, top: int = 0, bottom: int | None = None
@@ -139,9 +140,9 @@ class DLF(nn.Module):
         bottom = height if bottom is None else bottom
         first, end = top // tile, -(-bottom // tile)  # tiles are made whole
         cells = latent[:, :, first * tile // cell : end * tile // cell].float()
-        by_row = tokens.view(len(latent), height // tile, -1, tokens.shape[-1])
+        codes = tokens_of_rows(tokens, len(latent), height // tile, first, end)
         with torch.autocast(latent.device.type, enabled=False):
-            image = self.base.token_image(by_row[:, first:end].flatten(0, 2), (end - first) * tile, width)
+            image = self.base.token_image(codes, (end - first) * tile, width)
             image = image + self.base.detail_image(cells, level)
         return image[:, :, top - first * tile : bottom - first * tile]
 
@@ -174,12 +175,6 @@ class DLF(nn.Module):
         rows = height if torch.is_grad_enabled() else max(1, BAND_PX // (count * width * tile)) * tile
         return [(top, min(top + rows, height)) for top in range(0, height, rows)]
 
-    def _tokens_of(self, tokens: Tensor, x: Tensor, top: int, bottom: int) -> Tensor:
-        """The tokens of rows `top` to `bottom`, whole tiles, of pictures of the shape of `x`."""
-        tile = self.config.tile_px
-        by_row = tokens.view(len(x), x.shape[2] // tile, -1, tokens.shape[-1])
-        return by_row[:, top // tile : bottom // tile].flatten(0, 2)
-
     def forward(self, x: Tensor, level: Tensor) -> Reconstruction:
         """`x` B 3 H W in [-1, 1], `level` B in [0, levels-1]; sides that are no multiples of a tile are padded."""
         _, _, h, w = x.shape
@@ -211,6 +206,11 @@ def pad_to_tiles(x: Tensor, tile_px: int) -> Tensor:
         return F.pad(x, (0, right, 0, below), mode="replicate")
     x = torch.cat([x, x[..., -1:].expand(-1, -1, -1, right)], 3)  # padding has no form for bytes
     return torch.cat([x, x[:, :, -1:].expand(-1, -1, below, -1)], 2)
+
+
+def tokens_of_rows(tokens: Tensor, count: int, rows: int, first: int, end: int) -> Tensor:
+    """Of tokens T 32 of `count` pictures, each of `rows` rows of tiles, those of the rows `first` to `end`."""
+    return tokens.view(count, rows, -1, tokens.shape[-1])[:, first:end].flatten(0, 2)
 
 
 def as_floats(pixels: Tensor) -> Tensor:
