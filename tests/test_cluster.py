@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +24,7 @@ from dlfc.cluster import places
 from dlfc.cluster.connection import Pool
 from dlfc.cluster.driver import BATCH, Driver, Skipped
 from dlfc.cluster.inputs import Plan
+from dlfc.cluster.lock import Owner, held
 from dlfc.cluster.manifest import Manifest, key_of
 from dlfc.cluster.worker import Worker
 from dlfc.errors import DlfcError, LimitError
@@ -45,6 +49,12 @@ def memory() -> Iterator[str]:
     yield "memory://album"
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drivers that are refused say so at once."""
+    monkeypatch.setattr("dlfc.cluster.lock._PAUSES_S", (0.01,))
 
 
 @pytest.fixture(params=["local", "memory", "ftp"])
@@ -187,6 +197,114 @@ def test_a_line_that_was_not_finished_is_no_note_and_another_is_damage(tmp_path:
         part.write_text(f"{whole}{line}\n")
         with pytest.raises(DlfcError, match=r"line 3 is no note of a run; the record is damaged"):
             Manifest(str(place), {})
+
+
+# --- one driver at a time -----------------------------------------------------------------------------------------
+
+_HOLD = (
+    "import sys, time; from dlfc.cluster.lock import held\nwith held(sys.argv[1]): print('held', flush=True); input()"
+)
+_HOLD_OFTEN = """
+import os, sys, time
+from dlfc.cluster.lock import held
+from dlfc.errors import DlfcError
+place, log = sys.argv[1], os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND)
+print("ready", flush=True)
+input()
+for _ in range(5):
+    try:
+        with held(place):
+            os.write(log, b"(")
+            time.sleep(0.02)
+            os.write(log, b")")
+    except DlfcError:
+        pass
+"""
+
+
+def start(script: str, *arguments: str | Path) -> subprocess.Popen[str]:
+    """A process that has said its first word and waits for a line."""
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline()
+    return process
+
+
+def lock_files(place: str) -> list[str]:
+    names = next(places.walk(place, list[OSError]().append), ("", list[str]()))[1]
+    return [places.join(place, name) for name in names if name.endswith(".lock")]
+
+
+def write_lock(place: str, **fields: Any) -> str:
+    name = places.join(place, "other.lock")
+    places.save(name, json.dumps(asdict(Owner.here()) | fields).encode(), overwrite=True)
+    return name
+
+
+def test_a_second_command_with_one_record_is_refused_until_the_first_has_died(dlfc: Run, photo: Path) -> None:
+    pytest.importorskip("ray")
+    first = start(_HOLD, "out/dlfc-encode-manifest")
+    run = dlfc("encode", "photo.png", "--engine", "ray", "--output-dir", "out")
+    said = r"dlfc: out/dlfc-encode-manifest: another run works with this record \(process (\d+) on \S+ since [^)]+\); "
+    found = re.fullmatch(rf"{said}if that has died, remove (out/\S+\.lock)\n", run.err)
+    assert run.status == 1
+    assert found is not None
+    assert int(found[1]) == first.pid
+    assert [found[2]] == lock_files("out/dlfc-encode-manifest")
+    assert os.listdir("out") == ["dlfc-encode-manifest"]
+    first.kill()
+    first.communicate()
+    with held("out/dlfc-encode-manifest"):
+        assert found[2] not in lock_files("out/dlfc-encode-manifest")
+    assert lock_files("out/dlfc-encode-manifest") == []
+
+
+def test_of_processes_that_start_together_no_two_work_at_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.touch()
+    processes = [start(_HOLD_OFTEN, tmp_path / "notes", log) for _ in range(3)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    assert [process.wait(60) for process in processes] == [0, 0, 0]
+    assert re.fullmatch(r"(\(\))+", log.read_text())
+
+
+def test_only_one_driver_at_a_time_works_with_a_record_anywhere(place: str, quick: None) -> None:
+    with held(place), pytest.raises(DlfcError, match=r"^[^\n]+ works with this record [^\n]+$"), held(place):
+        pass
+    assert lock_files(place) == []
+    with held(place):
+        assert len(lock_files(place)) == 1
+
+
+@pytest.mark.parametrize("fields", [{"host": "elsewhere"}, {"pid": "x"}, {"pid": 0}, {"pid": 10**30}, {"pid": None}])
+def test_the_file_of_a_driver_that_nobody_here_can_know_is_named(
+    memory: str, quick: None, fields: dict[str, Any]
+) -> None:
+    name = write_lock(memory, **fields)
+    with pytest.raises(DlfcError, match=rf"remove ({re.escape(name)}|that file)$") as error, held(memory):
+        pass
+    assert name in str(error.value)
+    places.remove(name)
+    with held(memory):
+        pass
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="when a process started is not known here")
+def test_a_process_with_the_number_of_a_dead_driver_is_not_that_driver(memory: str) -> None:
+    name = write_lock(memory, started="another boot 1")
+    with held(memory):
+        assert name not in lock_files(memory)
+
+
+def test_a_record_that_cannot_be_locked_is_one_line(dlfc: Run, photo: Path) -> None:
+    pytest.importorskip("ray")
+    Path("notes").touch()
+    run = dlfc("encode", "photo.png", "--engine", "ray", "--manifest", "notes")
+    assert (run.status, run.err) == (1, "dlfc: notes: is not a directory\n")
 
 
 # --- what there is to do ------------------------------------------------------------------------------------------

@@ -62,6 +62,7 @@ def run(task: CommandTask, files: Files, spread: Spread, reporter: Reporter) -> 
     from dlfc.cluster.connection import cluster
     from dlfc.cluster.driver import Driver
     from dlfc.cluster.inputs import Plan
+    from dlfc.cluster.lock import held
     from dlfc.cluster.manifest import Manifest
 
     plan = Plan(files.inputs, files.output_dir, files.suffix, files.recursive, files.taken)
@@ -74,7 +75,7 @@ def run(task: CommandTask, files: Files, spread: Spread, reporter: Reporter) -> 
     relative = any(
         not places.is_url(name) and not os.path.isabs(name) for name in (*files.inputs, files.output_dir or notes)
     )
-    with Manifest(notes, settings) as manifest, cluster(spread.workers, gpu=gpu) as pool, reporter:
+    with held(notes), Manifest(notes, settings) as manifest, cluster(spread.workers, gpu=gpu) as pool, reporter:
         driver = Driver(
             pool,
             portable,

@@ -95,6 +95,14 @@ def save(name: str, data: bytes, *, overwrite: bool) -> None:
     files.save(name, data, overwrite=overwrite)
 
 
+def remove(name: str) -> None:
+    """Remove a file. Raises OSError, FileNotFoundError if it is not there."""
+    if is_url(name):
+        _persistently(name, lambda system, path: system.rm_file(path))
+    else:
+        os.remove(name)
+
+
 def exists(name: str) -> bool:
     """Whether there is something of that name."""
     if not is_url(name):
