@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
+from dlfc.train.optimiser import load_optimiser
+
 LEAK = 0.2
 GROUPS = 32
 MOST = 1e4  # largest adaptive weight, as published
@@ -77,7 +79,7 @@ class Adversary:
     def load_state(self, state: dict[str, Any]) -> None:
         """Resume from what `state` returned."""
         self.network.load_state_dict(state["network"])
-        load_optimizer(self.optimizer, state["optimizer"])
+        load_optimiser(self.optimizer, state["optimizer"])
 
     def judge(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Hinge loss of the generator, and the mean distance of features; gradients flow to `image`."""
@@ -104,11 +106,3 @@ def adaptive_weight(distance: Tensor, verdict: Tensor, last: Tensor) -> Tensor:
     (of_distance,) = torch.autograd.grad(distance, last, retain_graph=True)
     (of_verdict,) = torch.autograd.grad(verdict, last, retain_graph=True)
     return (of_distance.norm() / (of_verdict.norm() + 1e-4)).clamp(0.0, MOST).detach()
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load `state`, which may come from another kind of device."""
-    for mine, stored in zip(optimizer.param_groups, state["param_groups"], strict=True):
-        for key in ("fused", "foreach"):
-            stored[key] = mine[key]
-    optimizer.load_state_dict(state)

@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from dlfc.errors import ModelError
 from dlfc.evaluate.lpips import Lpips
 from dlfc.model.dlf import DLF
-from dlfc.train.adversary import Adversary, adaptive_weight, load_optimizer
+from dlfc.train.adversary import Adversary, adaptive_weight
 from dlfc.train.data import Crops, Photos, load_photos
 from dlfc.train.evaluation import Distance, evaluate
 from dlfc.train.logbook import Logbook
 from dlfc.train.losses import JITTER_PX, Batch, Objective, Outcome, latents
+from dlfc.train.optimiser import Optimisers
 from dlfc.train.parallel import Workers
 from dlfc.train.perceptual import Perceptual
 from dlfc.train.profile import Profile
@@ -30,10 +31,6 @@ from dlfc.train.state import misfit, read_state
 from dlfc.train.stopping import asked_to_stop
 from dlfc.train.vqgan import VqganEncoder
 from dlfc.train.warmstart import warm_start
-
-# Parts that start from data: small weights that a common learning rate would wash away, and what picks tokens, which
-# would move them between codes faster than everything that reads them could follow (the codebook then collapses).
-SLOW_PARTS = ("base.", "codebook.", "encoder.to_token.")
 
 # Never trained: tiny weights that any step would wash away, and with them the differences between tokens.
 FROZEN_PARTS = ("base.token_in.",)
@@ -131,20 +128,12 @@ class Trainer:
         self.share = self.workers.part(stage.batch)
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(stage.learns(name) and not name.startswith(FROZEN_PARTS))
-        slow = [p for n, p in self.model.named_parameters() if n.startswith(SLOW_PARTS)]
-        rest = [p for n, p in self.model.named_parameters() if not n.startswith(SLOW_PARTS)]
+        others: list[nn.Parameter] = []
         if self.teacher is not None:
             self.teacher.requires_grad_(stage.task == "vqgan")
             if stage.task == "vqgan":
-                rest += list(self.teacher.parameters())
-        groups = [{"params": rest, "part": 1.0}, {"params": slow, "part": stage.base_rate}]
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            stage.learning_rate,
-            (stage.betas[0], stage.betas[1]),
-            weight_decay=0.0,
-            fused=True if self.device.type == "cuda" else None,
-        )
+                others = list(self.teacher.parameters())
+        self.optimisers = Optimisers(self.model, others, stage, self.device)
         modules = [self.model] if self.teacher is None else [self.model, self.teacher]
         self.trained = [p for module in modules for p in module.parameters() if p.requires_grad]
         self.controller = RateController(recipe.target_bpp, stage.first_lambda, stage.controller_rate, self.device)
@@ -210,7 +199,7 @@ class Trainer:
             if self.teacher is not None and self.averaged_teacher is not None:
                 self.teacher.load_state_dict(state["teacher"])
                 self.averaged_teacher.load_state_dict(state["averaged_teacher"])
-            load_optimizer(self.optimizer, state["optimizer"])
+            self.optimisers.load_state(state["optimisers"])
             if "adversary" in state:
                 self._use_adversary().load_state(state["adversary"])
             self.controller.log_lambda = state["log_lambda"].to(self.device)
@@ -230,7 +219,7 @@ class Trainer:
         state = {
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimisers": self.optimisers.state(),
             "log_lambda": self.controller.log_lambda,
             "crops": self.crops.random.bit_generator.state,
             "random": torch.get_rng_state(),
@@ -317,16 +306,15 @@ class Trainer:
             with profile.part("discriminator"):
                 total = total + self._against_adversary(adversary, outcome, terms)
         rate = stage.rate(self.step, self.seconds)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["part"]
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimisers.set_rate(rate)
+        self.optimisers.zero_grad()
         with profile.part("backward"):
             total.backward()
         with profile.part("exchange"):
             self.workers.average_gradients(self.trained)
         with profile.part("optimiser"):
             terms["gradient"] = nn.utils.clip_grad_norm_(self.trained, stage.gradient_clip)
-            self.optimizer.step()
+            self.optimisers.step()
         if adversary is not None and outcome.image is not None and outcome.target is not None:
             with profile.part("discriminator"):
                 terms["discriminator"] = self._train_adversary(adversary, outcome.image, outcome.target, rate)

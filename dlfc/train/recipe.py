@@ -12,6 +12,7 @@ from dlfc.errors import ModelError
 from dlfc.model.config import DLFConfig
 
 TASKS = ("pixels", "latent", "tokens", "vqgan")
+OPTIMISERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Stage:
     scales: tuple[float, ...] = (1.0,)  # photos are held at these scales, where they are still as large as a crop
 
     # optimiser
+    optimiser: str = "adamw"  # or "muon": that for matrices, AdamW for the rest
     learning_rate: float = 5e-4
     betas: tuple[float, ...] = (0.9, 0.98)
     base_rate: float = 0.02  # learning rate of the parts that start from data, as a part of the others'
@@ -86,6 +88,8 @@ class Stage:
             raise ValueError("scales must be above 0 and at most 1")
         if not self.lpips_scales or not all(0 < scale <= 1 for scale in self.lpips_scales):
             raise ValueError("lpips_scales must be above 0 and at most 1")
+        if self.optimiser not in OPTIMISERS:
+            raise ValueError(f"optimiser {self.optimiser!r}; there are: {', '.join(OPTIMISERS)}")
         if len(self.betas) != 2:
             raise ValueError("betas must be two numbers")
         if self.compile and self.adversarial_adaptive:
