@@ -11,10 +11,10 @@ within N of a line, and for the jump of the error from one side of a line to the
 * paired: mean squared error of the pixels where they lie on a border over that of the same pixels where they do not,
   which is free of content. This is the figure to judge by: the goal is at most 1.05.
 
-All with the standard deviation over the photos, and the ratio of the sums. --large also makes two pictures of that
-size, one stitched from the photos and one of them enlarged, and takes them in pieces. The cells and patches of tiles
-have borders too: one line says how the error jumps there. At last bands are forced to be small, in the encoder and in
-the decoder: then the files must be the same bytes, and pixels the same up to rounding.
+All with the standard deviation over the photos, and the ratio of the sums. --large takes two pictures of that size
+instead, one stitched from the photos and one of them enlarged, and looks at pieces of them. What tiles are made of has
+borders too: two lines give error and jump there. At last bands are forced to be small, in the encoder and in the
+decoder: then the files must be the same bytes, and pixels the same up to rounding.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BoolArray = npt.NDArray[np.bool_]
 FRAME_PX = 16  # at the picture's border, where there is error of another kind
 PIECE_PX = 1024  # large pictures are measured in pieces of this side; photos of Kodak are one
 CELL_PX = (701, 467)  # of the stitched picture, so that photos meet at all distances from tile borders
-STEPS_PX = (4, 16, 32)  # of output patches, of the grid of tokens, of cells of the detail latent
+STEPS_PX = (4, 16, 32, 64)  # of output patches, the grid, cells of the detail latent, regions of the base's tokens
 GOAL = 1.05
 
 
@@ -119,24 +119,28 @@ def _ratios_of(plain: FloatArray, shifted: FloatArray, first: BoolArray, second:
     return Ratios((borders, midway, borders), (each, each, midway))
 
 
-def jumps(error: FloatArray) -> list[float]:
-    """Mean squared jump of an error H W 3 between pixels inside a patch, and at lines of each of STEPS_PX alone."""
-    sums, counts = np.zeros(len(STEPS_PX) + 1), np.zeros(len(STEPS_PX) + 1)
+def at_smaller_parts(error: FloatArray) -> npt.NDArray[np.float64]:
+    """Of an error H W 3: mean square on both sides of lines, and of the jump across them.
+
+    Returns 2 1+len(STEPS_PX): first for lines at no multiple of a step, then for those of each step and no larger one.
+    """
+    sums, counts = np.zeros((2, len(STEPS_PX) + 1)), np.zeros(len(STEPS_PX) + 1)
     for axis in (0, 1):
-        means = np.square(np.diff(error, axis=axis)).mean((1 - axis, 2), dtype=np.float64)
-        at = np.arange(1, len(means) + 1)
-        kind = sum((at % step == 0).astype(int) for step in STEPS_PX)
-        sums += np.bincount(kind, means, len(sums))
-        counts += np.bincount(kind, minlength=len(sums))
-    return list(sums / counts)
+        squares = np.square(error).mean((1 - axis, 2), dtype=np.float64)
+        jumps = np.square(np.diff(error, axis=axis)).mean((1 - axis, 2), dtype=np.float64)
+        kinds = sum((np.arange(1, len(squares)) % step == 0).astype(int) for step in STEPS_PX)
+        for row, values in zip(sums, ((squares[1:] + squares[:-1]) / 2, jumps), strict=True):
+            row += np.bincount(kinds, values, len(row))
+        counts += np.bincount(kinds, minlength=len(counts))
+    return sums / counts
 
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of one picture at one quality: ratios by measure, of each piece, and `jumps`."""
+    """What is known of one picture at one quality: ratios by measure, of each piece, and `at_smaller_parts`."""
 
     ratios: dict[str, list[Ratios]]
-    jumps: list[float]
+    smaller: npt.NDArray[np.float64]
 
 
 class Codings:
@@ -155,7 +159,7 @@ class Codings:
             qualities, self._errors(image, qualities), self._errors(cut, qualities), strict=True
         ):
             of_lines = measures(there[half:, half:], here, 2 * half, self._near)
-            found[quality] = Found({one.name: list(ratios(one)) for one in of_lines}, jumps(there))
+            found[quality] = Found({one.name: list(ratios(one)) for one in of_lines}, at_smaller_parts(there))
         return found
 
     def _errors(self, image: Image.Image, qualities: Sequence[float]) -> Iterator[FloatArray]:
@@ -211,9 +215,10 @@ def report(title: str, found: Sequence[dict[float, Found]]) -> None:
             print(f"{name:22}" + "".join(f"{f'{m:.3f} ± {s:.3f} [{t:.3f}]':>24}" for m, s, t in cells), flush=True)
             if name.startswith("within") and sums[2] > GOAL:
                 print(f"{'':22}paired is above the goal of {GOAL}")
-        inside, *at = np.mean([one[quality].jumps for one in found], 0)
-        steps = ", ".join(f"{step} px {jump / inside:.2f}" for step, jump in zip(STEPS_PX, at, strict=True))
-        print(f"jumps at borders of smaller parts, over those inside output patches: {steps}", flush=True)
+        smaller = np.mean([one[quality].smaller for one in found], 0)
+        for what, (inside, *at) in zip(("error", "jump"), smaller, strict=True):
+            steps = ", ".join(f"{step} px {value / inside:.3f}" for step, value in zip(STEPS_PX, at, strict=True))
+            print(f"{what} at lines of smaller parts, over that at other lines: {steps}", flush=True)
 
 
 def enlarged(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -250,8 +255,7 @@ def main() -> None:
     parser.add_argument("--quality", type=numbers, default=[0.0, 50.0, 100.0])
     parser.add_argument("--near", type=numbers, default=[4.0, 8.0])
     parser.add_argument("--limit", type=int, help="only so many photos")
-    parser.add_argument("--large", type=side_lengths, help="also pictures of this size, such as 6144x4096")
-    parser.add_argument("--large-quality", type=numbers, default=[50.0])
+    parser.add_argument("--large", type=side_lengths, help="pictures of this size instead, such as 6144x4096")
     parser.add_argument("--band-px", type=int, default=1 << 15)
     options = parser.parse_args()
     codec = Codec.load(options.model, device="cpu")
@@ -259,17 +263,16 @@ def main() -> None:
     codings = Codings(codec, [int(reach) for reach in options.near])
     tile_px = codec.tiling.config.tile_px
     print(f"{codec.name}, tiles of {tile_px} pixels, {len(photos)} photos, {torch.get_num_threads()} threads of torch")
-    report("photos", [codings.measure(photo, options.quality) for photo in photos])
-    print()
-    report_bands(codec, "photos", photos, 50.0, options.band_px)
+    pictures = {"photos": photos}
     if options.large:
-        for name, image in (
-            ("stitched", stitched(photos, options.large)),
-            ("enlarged", enlarged(photos[-1], options.large)),
-        ):
-            title = f"{name} picture of {image.width}x{image.height}"
-            report(title, [codings.measure(image, options.large_quality)])
-            report_bands(codec, title, [image], options.large_quality[0], options.band_px)
+        size = "{}x{}".format(*options.large)
+        pictures = {
+            f"photos stitched to {size}": [stitched(photos, options.large)],
+            f"a photo enlarged to {size}": [enlarged(photos[-1], options.large)],
+        }
+    for title, images in pictures.items():
+        report(title, [codings.measure(image, options.quality) for image in images])
+        report_bands(codec, title, images, options.quality[len(options.quality) // 2], options.band_px)
 
 
 if __name__ == "__main__":
