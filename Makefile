@@ -54,9 +54,22 @@ lint: $(STAMP) ## ruff, mypy and, where it is installed, mandoc
 	$(BIN)/mypy
 	@if command -v mandoc >/dev/null; then mandoc -Tlint -Wwarning man/*.[15]; fi
 
-bench: $(STAMP) ## measure the entropy coder beside constriction, and batches beside single files
+# A model of the published size needs 10 GB of disk while it is made, and a minute a picture.
+PAPER ?=
+PHOTOS ?=
+
+bench: $(STAMP) ## measure coder, batches and codecs; PHOTOS=folder: on those, and seams; PAPER=folder: also paper size
 	$(BIN)/python -m tests.bench.bench_coder
 	$(BIN)/python -m tests.bench.bench_batch
+	$(BIN)/python -m tests.bench.bench_codecs $(if $(PHOTOS),--photos "$(PHOTOS)")
+ifneq ($(PHOTOS),)
+	$(BIN)/python -m tests.bench.seams "$(PHOTOS)"
+endif
+ifneq ($(PAPER),)
+	$(BIN)/python -m tests.bench.bench_paper "$(PAPER)" --parts
+else
+	@echo "Paper size is not measured: it needs 10 GB of disk. Name a folder for its model, with PAPER=folder."
+endif
 
 sanitize: ## round trips and garbage through the C coder under ASan and UBSan
 	@mkdir -p build
