@@ -68,7 +68,7 @@ def held(place: str) -> Iterator[None]:
     """
     for pause_s in (*_PAUSES_S, None):
         mine = places.join(place, f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}{SUFFIX}")
-        places.save(mine, json.dumps(asdict(Owner.here())).encode(), overwrite=False)
+        places.save(mine, json.dumps(asdict(Owner.here())).encode(), overwrite=True)
         try:
             problem = _problem(place, mine)
             if problem is None:
