@@ -2,7 +2,8 @@
 
     python -m tests.bench.bench_codecs [--photos FOLDER] [--limit N] [--rounds N] [--threads N] [-q Q] [--lowest]
 
-dlfc runs as a whole process, from PNG to .dlf and back, and with the model loaded, from picture to bytes and back.
+dlfc runs as a whole process, from PNG to .dlf and back, most of which is importing torch where the pictures are small,
+and with the model loaded, from picture to bytes and back.
 cwebp and avifenc run as whole processes, from PNG and to PNG, at their slowest and their default effort and at their
 default quality, or with --lowest at the lowest that they have, which comes nearer to the sizes of dlfc. Pillow's WebP
 and AVIF, within this process, stand in for programs that are not installed.
