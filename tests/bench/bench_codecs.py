@@ -327,6 +327,8 @@ def main() -> None:
     parser.add_argument("-q", "--quality", type=float, default=50.0, help="of dlfc")
     parser.add_argument("--lowest", action="store_true", help="WebP and AVIF at their lowest quality")
     options = parser.parse_args()
+    if options.photos and not options.photos.is_dir():
+        parser.error(f"{options.photos} is no folder")
     torch.set_num_threads(options.threads)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)  # of the processes
     with tempfile.TemporaryDirectory() as name:

@@ -258,10 +258,14 @@ def main() -> None:
     parser.add_argument("--large", type=side_lengths, help="pictures of this size instead, such as 6144x4096")
     parser.add_argument("--band-px", type=int, default=1 << 15)
     options = parser.parse_args()
+    if not options.folder.is_dir():
+        parser.error(f"{options.folder} is no folder")
     codec = Codec.load(options.model, device="cpu")
     photos = [photo.load() for photo in find_photos(options.folder)[: options.limit]]
     codings = Codings(codec, [int(reach) for reach in options.near])
     tile_px = codec.tiling.config.tile_px
+    if options.large and min(options.large) < 2 * tile_px:
+        parser.error(f"--large needs sides of at least {2 * tile_px} pixels, to have borders of tiles in it")
     print(f"{codec.name}, tiles of {tile_px} pixels, {len(photos)} photos, {torch.get_num_threads()} threads of torch")
     pictures = {"photos": photos}
     if options.large:
