@@ -10,6 +10,7 @@ from dlfc.codec import Codec
 from dlfc.companions import USUAL, parse_keep, prepare
 from dlfc.formats import DEFAULT_MAX_PIXELS, unpack
 from dlfc.model.dlf import Part
+from dlfc.refine import PLAIN
 
 
 def encode(
@@ -18,6 +19,7 @@ def encode(
     quality: float | None = None,
     target_size: int | None = None,
     target_bpp: float | None = None,
+    effort: int = PLAIN,
     keep: str | None = None,
     model: str | None = None,
     device: str = "auto",
@@ -26,11 +28,12 @@ def encode(
     """The .dlf file of a picture of any mode.
 
     `quality` is a number from 0 to 100, 50 unless told otherwise. In its place, `target_size` (bytes) or `target_bpp`
-    (bits per pixel) asks for the highest quality whose file is not larger. Gray pictures stay gray, transparency is
-    kept without loss, and the picture is stored upright if `image` has EXIF data that say how it lies. `keep` names
-    what else is kept: `"icc"`, `"exif"`, `"xmp"`, several with commas between them, `"all"` or `"none"`; with None, a
-    well-known colour profile is kept as one byte, and other colours become sRGB. `model` is a name or the path of a
-    weights file, `device` auto, cpu or cuda. The model stays loaded for the next call.
+    (bits per pixel) asks for the highest quality whose file is not larger. An `effort` above 1, up to 9, takes more
+    time to make more of that size. Gray pictures stay gray, transparency is kept without loss, and the picture is
+    stored upright if `image` has EXIF data that say how it lies. `keep` names what else is kept: `"icc"`, `"exif"`,
+    `"xmp"`, several with commas between them, `"all"` or `"none"`; with None, a well-known colour profile is kept as
+    one byte, and other colours become sRGB. `model` is a name or the path of a weights file, `device` auto, cpu or
+    cuda. The model stays loaded for the next call.
 
     Raises LimitError if the picture has more than `max_pixels` pixels, or no file is as small as the target,
     ModelError if there is no such model or device, and ValueError for other arguments that make no sense.
@@ -43,11 +46,13 @@ def encode(
     True
     """
     prepared = prepare(image, USUAL if keep is None else parse_keep(keep))
-    return _codec(model, device, "encode").encode(
+    codec = _codec(model, device, "encode") if effort == PLAIN else _codec(model, device, "both", "float32")
+    return codec.encode(
         prepared.image,
         quality=quality,
         target_size=target_size,
         target_bpp=target_bpp,
+        effort=effort,
         extras=prepared.extras,
         max_pixels=max_pixels,
     )
@@ -77,5 +82,5 @@ def decode(
 
 
 @lru_cache(maxsize=4)
-def _codec(model: str | bytes | None, device: str, purpose: Part) -> Codec:
-    return Codec.load(model, device=device, purpose=purpose)
+def _codec(model: str | bytes | None, device: str, purpose: Part, precision: str | None = None) -> Codec:
+    return Codec.load(model, device=device, purpose=purpose, precision=precision)

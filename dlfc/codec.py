@@ -23,8 +23,9 @@ from dlfc.entropy.sections import CutStream, SymbolCheck, WholeStream, pack_toke
 from dlfc.errors import FormatError, LimitError, ModelError
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, Extra, nearest_quality, pack, unpack
 from dlfc.model.dlf import Part, pad_to_tiles
-from dlfc.model.linear import can_pack
+from dlfc.model.linear import Linear, can_pack
 from dlfc.model.vit import joined
+from dlfc.refine import MOST, PLAIN, Plain, refine
 from dlfc.target import DEFAULT_QUALITY, largest_within, limit_of
 from dlfc.tensors import cut, flat, memory_for, to_bytes, to_image
 from dlfc.tiling import FREE_PX, Tiling
@@ -109,14 +110,16 @@ class Codec:
         quality: float | None = None,
         target_size: int | None = None,
         target_bpp: float | None = None,
+        effort: int = PLAIN,
         extras: tuple[Extra, ...] = (),
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> bytes:
         """The .dlf file of `image`, which is taken as RGB, with `extras` as its optional sections.
 
         `quality` from 0 to 100 counts in half steps; the default is 50. In its place, `target_size` in bytes or
-        `target_bpp` in bits per pixel asks for the highest quality whose file is not larger than that. Readers refuse
-        pictures of more than DEFAULT_MAX_PIXELS unless told otherwise.
+        `target_bpp` in bits per pixel asks for the highest quality whose file is not larger than that. With an `effort`
+        above 1, up to 9, the picture is refined at that quality, still within the target; this needs a codec with both
+        halves and weights in float32. Readers refuse pictures of more than DEFAULT_MAX_PIXELS unless told otherwise.
 
         Raises LimitError if the picture is larger than `max_pixels` or than memory, or if no file is as small as the
         target; ValueError if a number is out of range or more than one of quality and targets is given.
@@ -126,6 +129,7 @@ class Codec:
             quality=quality,
             target_size=target_size,
             target_bpp=target_bpp,
+            effort=effort,
             extras=[extras],
             max_pixels=max_pixels,
         )[0]
@@ -137,6 +141,7 @@ class Codec:
         quality: float | None = None,
         target_size: int | None = None,
         target_bpp: float | None = None,
+        effort: int = PLAIN,
         extras: Sequence[tuple[Extra, ...]] | None = None,
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> list[bytes]:
@@ -149,6 +154,7 @@ class Codec:
             raise ValueError("quality, target_size and target_bpp exclude each other")
         if self.model.part == "decode":
             raise ValueError("this codec was loaded for decoding only")
+        self._check_effort(effort)
         limits = [limit_of(image.width * image.height, target_size, target_bpp) for image in images]
         for image in images:
             if image.width * image.height > max_pixels:
@@ -165,6 +171,11 @@ class Codec:
                 else:
                     coded = [
                         self._code_within(*each) for each in zip(analyses, [limits[at] for at in group], strict=True)
+                    ]
+                if effort > PLAIN:
+                    coded = [
+                        self._refined(*each, effort)
+                        for each in zip(analyses, coded, [limits[at] for at in group], strict=True)
                     ]
             for at, data in zip(group, coded, strict=True):
                 files[at] = data
@@ -188,18 +199,51 @@ class Codec:
             raise ValueError(f"quality must be a number from 0 to 100, not {quality}")
         quality = nearest_quality(quality)
         with torch.inference_mode():
-            with timed("network"):
-                latents = self.model.network.analyse_detail(
-                    joined([one.pixels for one in analyses]),
-                    joined([one.features for one in analyses]),
-                    joined([one.tokens for one in analyses]),
-                    self._level([quality] * len(analyses)),
-                ).cpu()
+            latents = self._latents(analyses, quality)
             with timed("coder"):
-                return self._write(analyses, quality, latents)
+                return self._write(analyses, quality, latents.cpu())
+
+    def _latents(self, analyses: Sequence[Analysis], quality: float) -> Tensor:
+        with timed("network"):
+            return self.model.network.analyse_detail(
+                joined([one.pixels for one in analyses]),
+                joined([one.features for one in analyses]),
+                joined([one.tokens for one in analyses]),
+                self._level([quality] * len(analyses)),
+            )
 
     def _code_within(self, analysis: Analysis, limit_bytes: int) -> bytes:
         return largest_within(lambda step: self.code([analysis], step / 2)[0], limit_bytes)
+
+    def _refined(self, analysis: Analysis, data: bytes, limit_bytes: int, effort: int) -> bytes:
+        """What refining makes of the plain file `data`, which stays if the result is above a limit (0: none)."""
+        quality = unpack(data, max_pixels=analysis.width_px * analysis.height_px).quality
+        with torch.inference_mode():
+            plain = Plain(
+                pixels=analysis.pixels,
+                visible=self.tiling.cells(analysis.width_px, analysis.height_px)[1],
+                tokens=analysis.tokens,
+                latent=self._latents([analysis], quality),
+                level=self._level([quality]),
+                file_bits=8.0 * len(data),
+            )
+        with timed("network"):
+            prior = self.model.prior.as_floats(self.model.network.config)
+            aim_bits = 8.0 * (limit_bytes or len(data))
+            latent = refine(self.model.network, prior, plain, effort, aim_bits, strict=limit_bytes > 0)
+        with torch.inference_mode(), timed("coder"):
+            refined = self._write([analysis], quality, latent.cpu())[0]
+        return data if 0 < limit_bytes < len(refined) else refined
+
+    def _check_effort(self, effort: int) -> None:
+        if not isinstance(effort, int) or not PLAIN <= effort <= MOST:
+            raise ValueError(f"effort must be a whole number from {PLAIN} to {MOST}, not {effort!r}")
+        if effort == PLAIN:
+            return
+        if self.model.part != "both":
+            raise ValueError("this codec was loaded for plain encoding only; efforts above 1 need both halves")
+        if any(isinstance(module, Linear) and module.packed is not None for module in self.model.network.modules()):
+            raise ModelError("efforts above 1 need weights in 32 bits; load the model with the precision float32")
 
     def _write(self, analyses: Sequence[Analysis], quality: float, latents: Tensor) -> list[bytes]:
         encoders = [Encoder() for _ in analyses]

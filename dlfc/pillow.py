@@ -25,7 +25,7 @@ from dlfc.formats import DEFAULT_MAX_PIXELS, MAGIC, unpack, unpack_companions
 FORMAT = "DLF"
 _MAX_BYTES = 2**26  # a byte for two pixels of the largest picture, far above what any needs
 _METADATA = {"icc": "icc_profile", "exif": "exif", "xmp": "xmp"}  # names of --keep, and those of Pillow
-_SAVE_OPTIONS = ("quality", "target_size", "target_bpp", "keep", "model", "device")
+_SAVE_OPTIONS = ("quality", "target_size", "target_bpp", "effort", "keep", "model", "device")
 
 
 class DlfImageFile(ImageFile.ImageFile):

@@ -58,6 +58,7 @@ class FakeCodec:
         device: str = "auto",
         models_dir: Path | None = None,
         purpose: str = "both",
+        precision: str | None = None,
     ) -> Any:
         if model not in (None, "fake", FAKE_MODEL_ID):
             shown = model.hex() if isinstance(model, bytes) else model
@@ -92,6 +93,7 @@ class FakeCodec:
         quality: float | None = None,
         target_size: int | None = None,
         target_bpp: float | None = None,
+        effort: int = 1,
         extras: Any = (),
         max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> bytes:

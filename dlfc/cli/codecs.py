@@ -15,8 +15,15 @@ if TYPE_CHECKING:
 class Codecs:
     """Loads codecs on demand; safe to use from several threads."""
 
-    def __init__(self, model: str | None, device: str, purpose: Literal["encode", "decode", "both"]) -> None:
+    def __init__(
+        self,
+        model: str | None,
+        device: str,
+        purpose: Literal["encode", "decode", "both"],
+        precision: str | None = None,
+    ) -> None:
         self.model = model
+        self._precision = precision
         self._device = device
         self._purpose = purpose
         self._lock = threading.Lock()
@@ -24,7 +31,7 @@ class Codecs:
 
     def __reduce__(self) -> tuple[type[Codecs], tuple[object, ...]]:
         """Sent to another process, it loads its models there."""
-        return Codecs, (self.model, self._device, self._purpose)
+        return Codecs, (self.model, self._device, self._purpose, self._precision)
 
     def get(self, model_id: bytes | None = None) -> Codec:
         """Return the codec of the model that the user named, or else of `model_id`, or else the default one.
@@ -39,5 +46,7 @@ class Codecs:
                 with timed("import"):
                     from dlfc.codec import Codec
                 with timed("load"):
-                    self._loaded[key] = Codec.load(key, device=self._device, purpose=self._purpose)
+                    self._loaded[key] = Codec.load(
+                        key, device=self._device, purpose=self._purpose, precision=self._precision
+                    )
             return self._loaded[key]

@@ -56,6 +56,7 @@ def encode(
     quality: options.Quality = None,
     target_size: options.TargetSize = None,
     target_bpp: options.TargetBpp = None,
+    effort: options.Effort = 1,
     model: options.Model = None,
     keep: options.KeepNames = None,
     no_alpha: options.NoAlpha = False,
@@ -81,8 +82,8 @@ def encode(
     options.refuse_targets(quality, target_size, target_bpp)
     options.refuse_skipping(skip_existing=skip_existing, force=force)
     options.refuse_engine(engine, output=output, output_dir=output_dir, jobs=jobs, workers=workers, manifest=manifest)
-    codecs = Codecs(model, device, "encode")
-    task = _Encoding(codecs, quality, target_size, target_bpp, max_pixels, _what_to_keep(keep, no_alpha))
+    codecs = Codecs(model, device, "encode") if effort == 1 else Codecs(model, device, "both", "float32")
+    task = _Encoding(codecs, quality, target_size, target_bpp, max_pixels, _what_to_keep(keep, no_alpha), effort)
     if engine != "local":
         options.refuse_contradictions([], quiet=quiet, verbose=verbose, as_json=json)
         reporter = Reporter("encoding", None, quiet=quiet, verbose=verbose, as_json=json, summary=Summary())
@@ -124,6 +125,7 @@ class _Encoding:
     target_bpp: float | None
     max_pixels: int
     keep: Keep
+    effort: int = 1
     load: Load = load
 
     def prepare(self) -> None:
@@ -138,6 +140,7 @@ class _Encoding:
             "quality": DEFAULT_QUALITY if self.quality is None else self.quality,
             "target size": self.target_size,
             "target bpp": self.target_bpp,
+            "effort": self.effort,
             "what is kept": asdict(self.keep),
         }
 
@@ -157,6 +160,7 @@ class _Encoding:
             quality=self.quality,
             target_size=self.target_size,
             target_bpp=self.target_bpp,
+            effort=self.effort,
             extras=[item.picture.extras for item in items],
             max_pixels=self.max_pixels,
         )

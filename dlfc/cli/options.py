@@ -84,6 +84,13 @@ def _parse_bpp(value: str | float) -> float:
     return float(text)
 
 
+def _parse_effort(value: str | int) -> int:
+    text = str(value)
+    if not re.fullmatch(r"[1-9]", text):
+        raise typer.BadParameter(f"{text!r} is not a whole number from 1 to 9")
+    return int(text)
+
+
 def _parse_keep(text: str) -> str:
     from dlfc.companions import parse_keep
 
@@ -188,6 +195,17 @@ TargetBpp = Annotated[
         help="Find the highest quality whose file is not above BPP bits per pixel.",
         rich_help_panel=MODEL,
         show_default=False,
+    ),
+]
+Effort = Annotated[
+    int,
+    typer.Option(
+        "--effort",
+        metavar="1..9",
+        parser=_parse_effort,
+        help="How much time to spend on making more of the same size; above 1 the decoder is tried again and again.",
+        rich_help_panel=MODEL,
+        show_default=True,
     ),
 ]
 KeepNames = Annotated[

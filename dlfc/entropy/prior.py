@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dlfc.errors import ModelError
 from dlfc.model.bottleneck import DetailPrior, pass_masks
+from dlfc.model.config import DLFConfig
 
 ACTIVATION_BITS = 12
 WEIGHT_BITS = 14
@@ -87,6 +88,19 @@ class IntegerPrior:
         self.levels, self.channels = self.vector.shape
         self._tensors = {k: v.to(device, torch.float64) for k, v in tensors.items() if k != "vector"}
         self._last_start: tuple[tuple[int, int, int], tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
+
+    def as_floats(self, config: DLFConfig) -> DetailPrior:
+        """The same prior in floats, for gradients. Its symbols may differ once in a while: no file may rest on it."""
+        with torch.device("meta"):
+            prior = DetailPrior(config).requires_grad_(False)
+        prior.to_empty(device=self.device)
+        prior.vector.copy_(self.vector / ONE)
+        for name, module in prior.named_modules():
+            if isinstance(module, torch.nn.Conv2d) and module.bias is not None:
+                weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
+                module.weight.copy_((weight / (1 << WEIGHT_BITS)).view(module.weight.shape))
+                module.bias.copy_(bias / (1 << ACTIVATION_BITS + WEIGHT_BITS))
+        return prior
 
     def start(self, quality_step: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Step, scales, means and the common map of a latent of `height` x `width` cells, each C H W.
