@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Finished, fake_command, real_command, run_process
@@ -147,6 +148,20 @@ def test_two_models_of_one_name_are_told_apart(photos: Path, tmp_path: Path, mon
         find_photos(photos), ["one.safetensors", "two.safetensors"], ["0"], Judge(None), program, tmp_path, print
     )
     assert [level.model for level in levels] == ["fake", "fake (two.safetensors)"]
+
+
+def test_the_effort_is_that_of_encoding(
+    dlfc: Run, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, run = [], programs.Program._run
+
+    def watched(self: programs.Program, name: str, options: list[str], files: list[Path]) -> list[dict[str, Any]]:
+        given.append((name, "--effort" in options and options[options.index("--effort") + 1]))
+        return run(self, name, options, files)
+
+    monkeypatch.setattr(programs.Program, "_run", watched)
+    assert dlfc("eval", photos, "-q", "0", "--effort", "3", "--against", "none").status == 0
+    assert given == [("encode", "3"), ("decode", False)]
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

@@ -136,6 +136,7 @@ def evaluate(
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
+    effort: options.Effort = 1,
     device: options.Device = "auto",
     jobs: options.Jobs = 1,
     quiet: options.Quiet = False,
@@ -173,7 +174,7 @@ def evaluate(
         print_to_stdout(f"{text}\n")
 
     with _folder_for_files(out if keep else None) as folder:
-        program = Program(device, jobs)
+        program = Program(device, jobs, effort)
         levels = measure_models(found, models or [None], qualities.split(","), judge, program, folder, tell)
     publish(table_of_levels(levels, judge.measures))
     budgets = budgets_of(levels, [float(rate) for rate in _split(rates)])

@@ -33,6 +33,7 @@ class Program:
 
     device: str = "auto"
     jobs: int = 1
+    effort: int = 1
 
     def code(self, photos: Sequence[Photo], quality: str, model: str | None, folder: Path) -> tuple[str, list[Coded]]:
         """Encode and decode photos into `folder`; returns the name of the model and what became of each photo.
@@ -43,7 +44,8 @@ class Program:
         choice = ["--model", model] if model is not None else []
         common = [*choice, "--output-dir", str(folder)]
         pixels = ["--keep", "none", "--no-alpha"]  # the same that Photo.load gives
-        encoded = self._run("encode", ["-q", quality, *pixels, *common], [photo.path for photo in photos])
+        effort = ["--effort", str(self.effort)]
+        encoded = self._run("encode", ["-q", quality, *effort, *pixels, *common], [photo.path for photo in photos])
         files = [folder / f"{photo.name}.dlf" for photo in photos]
         decoded = self._run("decode", common, files)
         coded = []
