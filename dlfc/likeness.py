@@ -21,6 +21,7 @@ _DIRECTIONS = 6
 _BLOB_SIGMA_PX = 2.5
 _BLOB_WEIGHT = 0.5  # of colour beside waves
 _FAINT = 0.05  # length of answers, for samples from -1 to 1, below which texture counts less
+_TEXTURE = 0.75  # of the logarithm of a distance; the rest is that of squared error
 _LEAST_TEXTURE, _LEAST_SQUARES = 1e-4, 1e-6  # so that the logarithm of no distance is bounded
 
 
@@ -44,7 +45,7 @@ class Likeness:
             start=picture.new_tensor(_LEAST_TEXTURE),
         )
         squares = F.mse_loss(picture, self._photo) + _LEAST_SQUARES
-        return (texture.log() + squares.log()) / 2
+        return _TEXTURE * texture.log() + (1 - _TEXTURE) * squares.log()
 
 
 def _texture(x: Tensor) -> list[Tensor]:

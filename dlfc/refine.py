@@ -27,7 +27,7 @@ _STEERING, _AT_MOST = 8, 1.3  # sizes count less below what is aimed for, and mo
 _KEPT = 0.8  # of the moving averages of gradients, per iteration
 _STEP = 0.11  # root mean square of the first move, in symbols, times the root of the number of moves
 _LAST = 0.2  # of the step at the end, as part of the first
-_REGION_VALUES = 1 << 22  # of a map of the generator's last grid, which are many while gradients are kept
+_REGION_VALUES = 1 << 21  # of a map of the generator's last grid: 768x512 and more, 1.2 GB with all that gradients need
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,11 @@ def refine(
 ) -> Tensor:
     """The latent to code in place of that of `plain`; it gives a file of about `aim_bits`, or less if `strict`.
 
-    Large pictures are refined region by region, which bounds memory.
+    Large pictures are refined region by region, which bounds memory. Where regions touch, what the decoder sees of the
+    other one plays no part, so one row of cells on each side stays as it is.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        regions = [_Region(prior, *cut) for cut in _cut(network.config, plain)]
+        regions = [_Region(prior, part, plain.latent, *place) for part, *place in _cut(network.config, plain)]
         other_bits = plain.file_bits - sum(region.plain_bits for region in regions)
         latent, iterations = plain.latent.clone(), ITERATIONS[effort - 1]
         for region in regions:
@@ -64,7 +65,7 @@ def _descend(
     network: DLF, region: _Region, other_bits: float, aim_bits: float, strict: bool, iterations: int
 ) -> Tensor:
     """The best latent of a region that is met on the way; the one at the start if none is better."""
-    likeness = Likeness(region.photo)
+    likeness = Likeness(region.photo())
     values = (region.latent / region.step).requires_grad_()
     mean = square = torch.zeros_like(values)
     best, least = region.latent, math.inf
@@ -74,7 +75,7 @@ def _descend(
         distance = likeness.log_distance(region.paint(network, coded))
         cost = distance.item() if strict else distance.item() + _TRADE * math.log(bits.item())
         if cost < least and (iteration == 0 or not strict or bits.item() <= aim_bits):
-            best, least = coded.detach(), cost
+            best, least = torch.where(region.free, coded.detach(), region.latent), cost
         if iteration == iterations:
             break
         weight = _TRADE * min(bits.item() / aim_bits, _AT_MOST) ** _STEERING
@@ -84,27 +85,37 @@ def _descend(
             mean = _KEPT * mean + (1 - _KEPT) * gradient
             square = _KEPT * square + (1 - _KEPT) * gradient.square().mean()
             step = _STEP / math.sqrt(iterations) * (1 - (1 - _LAST) * iteration / iterations)
-            values -= step * mean / square.sqrt().clamp(min=1e-20)
+            values -= region.free * step * mean / square.sqrt().clamp(min=1e-20)
     return best
 
 
 class _Region:
     """A part of the picture, of whole tiles, as if it were a picture of its own."""
 
-    def __init__(self, prior: DetailPrior, plain: Plain, share: float, rows: slice, cols: slice) -> None:
+    def __init__(self, prior: DetailPrior, plain: Plain, whole: Tensor, rows: slice, cols: slice) -> None:
         self._prior, self._tokens, self._level = prior, plain.tokens, plain.level
-        self.share, self.rows, self.cols = share, rows, cols
+        self.rows, self.cols = rows, cols
+        self.share = plain.latent[0, 0].numel() / whole[0, 0].numel()  # of the picture
+        self.free = torch.ones_like(plain.latent[0, 0], dtype=torch.bool)  # cells that do not lie on another region
+        self.free[:1] &= rows.start == 0
+        self.free[-1:] &= rows.stop == whole.shape[2]
+        self.free[:, :1] &= cols.start == 0
+        self.free[:, -1:] &= cols.stop == whole.shape[3]
         self.latent = plain.latent
         height, width = plain.latent.shape[2:]
         cell = plain.pixels.shape[2] // height
         self._height, self._width = (side * cell for side in plain.visible)
-        self.photo = as_floats(plain.pixels[:, :, : self._height, : self._width])
+        self._pixels = plain.pixels[:, :, : self._height, : self._width]
         self._masks = pass_masks(plain.latent.shape[1], height, width).to(plain.latent.device)
         self._seen = torch.zeros(height, width, dtype=torch.bool, device=plain.latent.device)
         self._seen[: plain.visible[0], : plain.visible[1]] = True
         with torch.no_grad():
             self.step, *self._first = prior.start(at_level(prior.vector, plain.level), height, width)
             self.plain_bits = float(self.quantise(self.latent / self.step)[1])
+
+    def photo(self) -> Tensor:
+        """The photo in floats, where it is visible."""
+        return as_floats(self._pixels)
 
     def quantise(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """What decoders see of latent values in steps, and its bits; gradients pass as if nothing were rounded."""
@@ -127,8 +138,8 @@ class _Region:
         return picture[:, :, : self._height, : self._width].float()
 
 
-def _cut(config: DLFConfig, plain: Plain) -> Iterator[tuple[Plain, float, slice, slice]]:
-    """Parts of the picture, nearly square, each with its share of the area and its rows and columns of cells."""
+def _cut(config: DLFConfig, plain: Plain) -> Iterator[tuple[Plain, slice, slice]]:
+    """Parts of the picture, nearly square, each with its rows and columns of cells."""
     tile, cells = config.tile_px, config.tile_px // config.cell_px
     per_pixel = config.generator_channels * config.generator_mult[0] / config.output_patch_px**2
     tall, wide = (side // tile for side in plain.pixels.shape[2:])
@@ -141,11 +152,11 @@ def _cut(config: DLFConfig, plain: Plain) -> Iterator[tuple[Plain, float, slice,
             bottom, right = min(top + down, tall), min(left + across, wide)
             rows, cols = slice(top * cells, bottom * cells), slice(left * cells, right * cells)
             part = Plain(
-                pixels=plain.pixels[:, :, top * tile : bottom * tile, left * tile : right * tile].clone(),
+                pixels=plain.pixels[:, :, top * tile : bottom * tile, left * tile : right * tile],
                 visible=(min(plain.visible[0], rows.stop) - rows.start, min(plain.visible[1], cols.stop) - cols.start),
                 tokens=tokens[top:bottom, left:right].flatten(0, 1),
                 latent=plain.latent[:, :, rows, cols].clone(),
                 level=plain.level.clone(),
                 file_bits=plain.file_bits,
             )
-            yield part, (bottom - top) * (right - left) / (tall * wide), rows, cols
+            yield part, rows, cols

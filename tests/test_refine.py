@@ -72,7 +72,7 @@ def test_refining_twice_gives_the_same_file(codec: Codec) -> None:
 
 
 def test_large_pictures_are_refined_in_parts(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    image, sizes = photo(125, 90), []
+    image, sizes = photo(190, 120), []
     original = Likeness.__init__
 
     def watched(self: Likeness, x: Tensor) -> None:
@@ -80,11 +80,11 @@ def test_large_pictures_are_refined_in_parts(codec: Codec, monkeypatch: pytest.M
         original(self, x)
 
     monkeypatch.setattr(Likeness, "__init__", watched)
-    monkeypatch.setattr(refine, "_REGION_VALUES", 64**2 / 2)  # one tile of 64 pixels
-    data = codec.encode(image, effort=5)
-    assert sizes == [(64, 64), (64, 64), (32, 64), (32, 64)]
+    monkeypatch.setattr(refine, "_REGION_VALUES", 4 * 64**2 / 2)  # four tiles of 64 pixels
+    data = codec.encode(image, quality=90, effort=5)
+    assert sizes == [(128, 128), (128, 64)]
     monkeypatch.undo()
-    assert cost(codec, image, data) < cost(codec, image, codec.encode(image))
+    assert cost(codec, image, data) < cost(codec, image, codec.encode(image, quality=90))
 
 
 def test_a_batch_gives_the_files_of_its_pictures(codec: Codec) -> None:
