@@ -69,7 +69,7 @@ class ResidualBlock(nn.Module):
         """The same with little memory and without gradients; `x` may be overwritten."""
         y = strips.convolve(x, self.conv1, self.norm1)
         if isinstance(self.shortcut, nn.Conv2d):
-            x = strips.convolve(x, self.shortcut).to(x.dtype)
+            x = strips.convolve(x, self.shortcut, dtype=x.dtype)
         return strips.convolve(y, self.conv2, self.norm2, add_to=x)
 
 
@@ -180,9 +180,11 @@ class Generator(nn.Module):
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             first, end = max(0, top - around), min(height, bottom + around)
-            y = x[:, :, first:end].clone(memory_format=torch.channels_last)
+            y = x[:, :, first:end]
             for block in opening:
                 y = _without_gradients(block, y)
+            if not opening:
+                y = y.clone(memory_format=torch.channels_last)  # blocks overwrite what they are given
             under = None if base is None else base(first * scale, end * scale)
             if self.base_in is not None and under is not None:
                 y += self.base_in(F.pixel_unshuffle(under, self.output_patch_px).to(kind))

@@ -52,18 +52,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
     m = k.shape[2]
     rows = min(n, max(64, _SCORES // (heads * m)))
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
-    narrow = torch.empty(heads, rows, m, dtype=q.dtype)  # both are used again and again: new memory is slow
-    wide = torch.empty(heads, rows, m)
+    held = torch.empty(heads, rows, m, dtype=q.dtype)  # used again and again: new memory is slow
     for t in range(tiles):
-        queries, keys, values = q[t] * dim**-0.5, k[t].mT.contiguous(), v[t].contiguous()
+        queries, keys, values = q[t] * dim**-0.5, k[t].mT, v[t]
         for top in range(0, n, rows):
             count = min(rows, n - top)
-            scores, weights = wide[:, :count], narrow[:, :count]
+            weights = held[:, :count]
             torch.bmm(queries[:, top : top + count], keys, out=weights)
-            scores.copy_(weights)
-            if bias is not None:
-                scores += bias[t % len(bias), :, top : top + count]
-            weights.copy_(torch.softmax(scores, -1, out=scores))
+            if bias is None:
+                torch.softmax(weights, -1, out=weights)
+            else:
+                scores = weights + bias[t % len(bias), :, top : top + count]  # in the precision of `bias`
+                weights.copy_(torch.softmax(scores, -1, out=scores))
             torch.bmm(weights, values, out=out[t, :, top : top + count])
     return out
 

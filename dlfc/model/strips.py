@@ -16,18 +16,24 @@ from torch import Tensor, nn
 _STRIP_VALUES = 3 << 19  # 6 MB in 32 bits: much smaller strips repeat too much of their borders
 
 
-def convolve(x: Tensor, conv: nn.Conv2d, norm: nn.Module | None = None, add_to: Tensor | None = None) -> Tensor:
+def convolve(
+    x: Tensor,
+    conv: nn.Conv2d,
+    norm: nn.Module | None = None,
+    add_to: Tensor | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """`x` B C H W through `norm` and SiLU, if `norm` is given, then through `conv`, 1x1 or 3x3 with padding.
 
-    The result is added to `add_to`, which is returned, or it is a new tensor of the type of the weights.
+    The result is added to `add_to`, which is returned, or it is a new tensor of `dtype`, else of that of the weights.
     """
     b, _, h, w = x.shape
     halo = conv.kernel_size[0] // 2
     affine = None if norm is None else _affine(x, norm)
     out = add_to
     if out is None:
-        shape, kind = (b, conv.out_channels, h, w), conv.weight.dtype
-        out = torch.empty(shape, dtype=kind, device=x.device, memory_format=torch.channels_last)
+        shape, dtype = (b, conv.out_channels, h, w), dtype or conv.weight.dtype
+        out = torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)
     for top, bottom in _strips(x):
         part = x[:, :, max(top - halo, 0) : bottom + halo]
         if affine is not None:
@@ -57,8 +63,8 @@ def upsample(x: Tensor, conv: nn.Conv2d) -> Tensor:
         part = F.pad(part, (1, 1, int(top == 0), int(bottom == h)))
         rows = bottom - top
         for (i, j), kernel in kernels.items():
-            cells = part[:, :, i : i + rows + 1, j : j + w + 1].contiguous(memory_format=torch.channels_last)
-            out[:, :, 2 * top + i : 2 * bottom : 2, j::2] = F.conv2d(cells, kernel, conv.bias)
+            y = F.conv2d(part[:, :, i : i + rows + 1], kernel, conv.bias)  # a column too many, but no copy
+            out[:, :, 2 * top + i : 2 * bottom : 2, j::2] = y[..., j : j + w]
     return out
 
 
