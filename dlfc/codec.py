@@ -34,7 +34,7 @@ from dlfc.zoo import registry, store
 
 Int32Array = npt.NDArray[np.int32]
 PRECISION_VARIABLE = "DLFC_PRECISION"
-_LARGE = 10**8  # parameters; smaller models are fast enough, and then every machine paints the same picture
+_LARGE = 10**8  # parameters; smaller models encode fast enough, and then every machine writes the same file
 _SLACK_BITS = 64  # tokens whose shortest number is this much shorter than they cost come once in 2^64 pictures
 
 
@@ -71,8 +71,8 @@ class Codec:
 
         `device` is auto (a GPU if there is one), cpu or cuda. With the `purpose` encode or decode, only what that
         needs is loaded. `precision` is float32, or bfloat16, which is about twice as fast on a CPU with instructions
-        for it and moves pixels a little, or auto: bfloat16 for large models on such a CPU. None takes it from the
-        variable DLFC_PRECISION, or is auto. Raises ModelError if there is no such model or device.
+        for it and moves pixels a little, or auto: bfloat16 on such a CPU to decode only, and for large models. None
+        takes it from the variable DLFC_PRECISION, or is auto. Raises ModelError if there is no such model or device.
         """
         if device not in ("auto", "cpu", "cuda"):
             raise ModelError(f"no device {device!r}; there are: auto, cpu, cuda")
@@ -80,7 +80,7 @@ class Codec:
             raise ModelError("no CUDA device is available; use --device cpu")
         gpu = device == "cuda" or (device == "auto" and torch.cuda.is_available())
         entry = registry.find(model, models_dir)
-        packed = _packs(precision or os.environ.get(PRECISION_VARIABLE) or "auto", entry, gpu)
+        packed = _packs(precision or os.environ.get(PRECISION_VARIABLE) or "auto", purpose, entry, gpu)
         return cls(store.load(entry, torch.device("cuda" if gpu else "cpu"), purpose, packed=packed))
 
     @property
@@ -387,10 +387,14 @@ def _nearest_other(entries: Tensor, token: int) -> int:
     return int(alike.argmax())
 
 
-def _packs(precision: str, entry: registry.ModelEntry, gpu: bool) -> bool:
-    """Whether to hold the weights of linear layers and convolutions in 16 bits."""
+def _packs(precision: str, purpose: Part, entry: registry.ModelEntry, gpu: bool) -> bool:
+    """Whether to hold the weights of linear layers and convolutions in 16 bits.
+
+    What encodes is not packed but where it must be, so that a picture becomes the same file on as many machines as can
+    be.
+    """
     if precision == "auto":
-        return not gpu and entry.parameters >= _LARGE and can_pack()
+        return not gpu and (purpose == "decode" or entry.parameters >= _LARGE) and can_pack()
     if precision not in ("float32", "bfloat16"):
         raise ModelError(f"no precision {precision!r}; there are: auto, float32, bfloat16")
     if precision == "bfloat16" and (gpu or not can_pack()):
