@@ -32,10 +32,10 @@ class Likeness:
         self._photo = photo
         self._texture = _texture(photo)
 
-    def log_distance(self, picture: Tensor) -> Tensor:
-        """The logarithm of the distance of a picture of that size, with gradients: a mean of two logarithms.
+    def log_distances(self, picture: Tensor) -> tuple[Tensor, Tensor]:
+        """The logarithm of the distance of a picture of that size, with gradients, and that of its squared error.
 
-        What scale each of them has plays no part then.
+        The distance is a mean of logarithms, so that the scale of what they are of plays no part.
         """
         texture = sum(
             (
@@ -44,8 +44,8 @@ class Likeness:
             ),
             start=picture.new_tensor(_LEAST_TEXTURE),
         )
-        squares = F.mse_loss(picture, self._photo) + _LEAST_SQUARES
-        return _TEXTURE * texture.log() + (1 - _TEXTURE) * squares.log()
+        squares = (F.mse_loss(picture, self._photo) + _LEAST_SQUARES).log()
+        return _TEXTURE * texture.log() + (1 - _TEXTURE) * squares, squares
 
 
 def _texture(x: Tensor) -> list[Tensor]:

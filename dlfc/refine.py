@@ -23,6 +23,7 @@ from dlfc.model.linear import can_pack
 ITERATIONS = (0, 2, 3, 4, 5, 8, 12, 20, 30)  # of the efforts 1 to 9; each takes as long as decoding three times
 PLAIN, MOST = 1, len(ITERATIONS)
 _TRADE = 0.35  # distance is about proportional to size to the power of minus this
+_WORTH = 0.012  # smaller gains, usual at low rates, are seen by no other measure
 _STEERING, _AT_MOST = 8, 1.3  # sizes count less below what is aimed for, and more above, by this power
 _KEPT = 0.8  # of the moving averages of gradients, per iteration
 _STEP = 0.11  # root mean square of the first move, in symbols, times the root of the number of moves
@@ -64,17 +65,22 @@ def refine(
 def _descend(
     network: DLF, region: _Region, other_bits: float, aim_bits: float, strict: bool, iterations: int
 ) -> Tensor:
-    """The best latent of a region that is met on the way; the one at the start if none is better."""
+    """The best latent of a region that is met on the way; the one at the start if none is clearly better.
+
+    Squared error must not rise: at low rates texture could be had at its cost.
+    """
     likeness = Likeness(region.photo())
     values = (region.latent / region.step).requires_grad_()
     mean = square = torch.zeros_like(values)
-    best, least = region.latent, math.inf
+    best, least, most_squares = region.latent, math.inf, math.inf
     for iteration in range(iterations + 1):
         coded, detail_bits = region.quantise(values)
         bits = (detail_bits + other_bits).clamp(min=1)
-        distance = likeness.log_distance(region.paint(network, coded))
+        distance, squares = likeness.log_distances(region.paint(network, coded))
         cost = distance.item() if strict else distance.item() + _TRADE * math.log(bits.item())
-        if cost < least and (iteration == 0 or not strict or bits.item() <= aim_bits):
+        if iteration == 0:
+            least, most_squares = cost - _WORTH, squares.item()
+        elif cost < least and squares.item() <= most_squares and (not strict or bits.item() <= aim_bits):
             best, least = torch.where(region.free, coded.detach(), region.latent), cost
         if iteration == iterations:
             break

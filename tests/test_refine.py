@@ -48,7 +48,7 @@ def pixels(image: Image.Image) -> Tensor:
 
 def cost(codec: Codec, image: Image.Image, data: bytes) -> float:
     """What refining makes smaller, measured from outside."""
-    distance = float(Likeness(pixels(image)).log_distance(pixels(codec.decode(data))))
+    distance = float(Likeness(pixels(image)).log_distances(pixels(codec.decode(data)))[0])
     return distance + refine._TRADE * math.log(len(data))
 
 
@@ -150,10 +150,10 @@ def test_packed_weights_cannot_be_refined_with(models: Path) -> None:
 def test_the_package_and_pillow_take_an_effort(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(MODELS_DIR_VARIABLE, str(models))
     api._codec.cache_clear()
-    image = photo(64, 64)
-    data = dlfc.encode(image, effort=4, model="tiny", device="cpu")
-    image.save(tmp_path / "photo.dlf", effort=4, model="tiny", device="cpu")
-    assert (tmp_path / "photo.dlf").read_bytes() == data != dlfc.encode(image, model="tiny", device="cpu")
+    image = photo(128, 60)
+    data = dlfc.encode(image, quality=90, effort=5, model="tiny", device="cpu")
+    image.save(tmp_path / "photo.dlf", quality=90, effort=5, model="tiny", device="cpu")
+    assert (tmp_path / "photo.dlf").read_bytes() == data != dlfc.encode(image, quality=90, model="tiny", device="cpu")
     api._codec.cache_clear()
 
 
