@@ -77,9 +77,9 @@ class Workers:
         """The values of the whole batch from those of its parts."""
         if self.count == 1:
             return part
-        whole = part.new_empty(self.count * len(part), *part.shape[1:])
-        dist.all_gather_into_tensor(whole, part.contiguous())
-        return whole
+        parts = [torch.empty_like(part, memory_format=torch.contiguous_format) for _ in range(self.count)]
+        dist.all_gather(parts, part.contiguous())
+        return torch.cat(parts)
 
     def agreed(self, *values: float) -> list[float]:
         """The first process's `values`, in every process."""
