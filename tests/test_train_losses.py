@@ -191,3 +191,19 @@ def test_lpips_looks_at_the_scales_and_directions_of_a_recipe(metrics: Path) -> 
     for _ in range(20):
         objective.compare(torch.rand(1, 3, 128, 96), torch.rand(1, 3, 128, 96), (0, 0))
     assert seen == {(128, 96), (96, 128), (64, 48), (48, 64)}
+
+
+def test_both_pictures_get_the_same_noise_for_lpips(metrics: Path) -> None:
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Watching(Perceptual):
+        def distance(self, name: str, image: Tensor, target: Tensor, compiled: bool = False) -> Tensor:
+            seen.append((image, target))
+            return super().distance(name, image, target, compiled)
+
+    torch.manual_seed(0)
+    image, target = torch.full((1, 3, 64, 64), 0.25), torch.full((1, 3, 64, 64), 0.5)
+    Objective(Stage(steps=1, lpips_noise=0.02), Watching(metrics, CPU)).compare(image, target, (0, 0))
+    ((noisy_image, noisy_target),) = seen
+    assert torch.allclose(noisy_target - noisy_image, target - image, atol=1e-6)
+    assert float((noisy_target - target).std()) == pytest.approx(0.02, rel=0.05)

@@ -80,7 +80,7 @@ class Objective:
         near, far = _cut(image, margin), _cut(target, margin)
         for name in NAMES:
             if self.has_begun(name):
-                pair = self._view(near, far) if name == "lpips" else (near, far)
+                pair = self._disturbed(*self._view(near, far)) if name == "lpips" else (near, far)
                 terms[name] = self.perceptual.distance(name, *pair, stage.compile)
                 total = total + getattr(stage, f"{name}_weight") * terms[name]
         return total, terms
@@ -96,6 +96,13 @@ class Objective:
             return pair
         shrunk = [F.interpolate(x, scale_factor=scale, mode="bilinear", antialias=True) for x in pair]
         return shrunk[0], shrunk[1]
+
+    def _disturbed(self, image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Both with the same noise: where the photo is flat, LPIPS compares grain, which a texture could imitate."""
+        if self.stage.lpips_noise == 0:
+            return image, target
+        noise = self.stage.lpips_noise * torch.randn_like(target)
+        return image + noise, target + noise
 
     def of_pixels(self, call: Callable[[Tensor, Tensor], Reconstruction], model: DLF, batch: Batch) -> Outcome:
         """End to end: `call` is the whole `model`, compiled or not."""

@@ -53,6 +53,7 @@ class Stage:
     lpips_weight: float = 1.0
     lpips_start: float = 0.0
     lpips_scales: tuple[float, ...] = (1.0,)  # one is drawn for each step: no texture can suit them all
+    lpips_noise: float = 0.0  # standard deviation of the noise that both pictures are given for LPIPS
     vgg_weight: float = 0.0  # of the first two blocks of VGG16
     vgg_start: float = 0.0
     inception_weight: float = 0.0
