@@ -62,6 +62,7 @@ bench: $(STAMP) ## measure coder, batches and codecs; PHOTOS=folder: on those, a
 	$(BIN)/python -m tests.bench.bench_coder
 	$(BIN)/python -m tests.bench.bench_batch
 	$(BIN)/python -m tests.bench.bench_codecs $(if $(PHOTOS),--photos "$(PHOTOS)")
+	$(BIN)/python -m tests.bench.bench_gpu || test $$? -eq 2  # no GPU here
 ifneq ($(PHOTOS),)
 	$(BIN)/python -m tests.bench.seams "$(PHOTOS)"
 endif
