@@ -8,9 +8,9 @@ from PIL import Image
 
 from dlfc.codec import Codec
 from dlfc.companions import USUAL, parse_keep, prepare
+from dlfc.effort import PLAIN, what_to_load
 from dlfc.formats import DEFAULT_MAX_PIXELS, unpack
 from dlfc.model.dlf import Part
-from dlfc.refine import PLAIN
 
 
 def encode(
@@ -46,8 +46,7 @@ def encode(
     True
     """
     prepared = prepare(image, USUAL if keep is None else parse_keep(keep))
-    codec = _codec(model, device, "encode") if effort == PLAIN else _codec(model, device, "both", "float32")
-    return codec.encode(
+    return _codec(model, device, *what_to_load(effort)).encode(
         prepared.image,
         quality=quality,
         target_size=target_size,

@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from dlfc.companions import Finish
+from dlfc.effort import MOST, PLAIN
 from dlfc.entropy.coder import Encoder
 from dlfc.entropy.prior import FourPasses
 from dlfc.entropy.sections import CutStream, SymbolCheck, WholeStream, pack_tokens, unpack_tokens
@@ -25,7 +26,7 @@ from dlfc.formats import DEFAULT_MAX_PIXELS, Container, Extra, nearest_quality, 
 from dlfc.model.dlf import Part, pad_to_tiles
 from dlfc.model.linear import Linear, can_pack
 from dlfc.model.vit import joined
-from dlfc.refine import MOST, PLAIN, Plain, refine
+from dlfc.refine import Plain, refine
 from dlfc.target import DEFAULT_QUALITY, largest_within, limit_of
 from dlfc.tensors import cut, flat, memory_for, to_bytes, to_image
 from dlfc.tiling import FREE_PX, Tiling

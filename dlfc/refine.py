@@ -14,14 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dlfc.effort import ITERATIONS
 from dlfc.likeness import Likeness
 from dlfc.model.bottleneck import SKIP_SCALE, DetailPrior, at_level, gaussian_bits, pass_masks
 from dlfc.model.config import DLFConfig
 from dlfc.model.dlf import DLF, as_floats
 from dlfc.model.linear import can_pack
 
-ITERATIONS = (0, 2, 3, 4, 5, 8, 12, 20, 30)  # of the efforts 1 to 9; each takes as long as decoding three times
-PLAIN, MOST = 1, len(ITERATIONS)
 _TRADE = 0.35  # distance is about proportional to size to the power of minus this
 _WORTH = 0.012  # smaller gains, usual at low rates, are seen by no other measure
 _STEERING, _AT_MOST = 8, 1.3  # sizes count less below what is aimed for, and more above, by this power

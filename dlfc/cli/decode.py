@@ -10,7 +10,6 @@ import typer
 
 from dlfc.cli import batch, cluster, options
 from dlfc.cli.codecs import Codecs
-from dlfc.cli.completion import model_names
 from dlfc.cli.inputs import Job, make_directories, plan
 from dlfc.cli.messages import Reporter, UsageProblem
 from dlfc.cli.pipeline import Extent, Load, Result
@@ -58,18 +57,7 @@ def decode(
             rich_help_panel=options.MODEL,
         ),
     ] = False,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "-m",
-            "--model",
-            metavar="MODEL",
-            autocompletion=model_names,
-            help="Name of a model, or a .safetensors file with its weights.  [default: the one the file names]",
-            rich_help_panel=options.MODEL,
-            show_default=False,
-        ),
-    ] = None,
+    model: options.ModelOfFile = None,
     device: options.Device = "auto",
     jobs: options.Jobs = 1,
     engine: options.Engine = "local",

@@ -16,6 +16,7 @@ from dlfc.cli.inputs import Job, make_directories, plan
 from dlfc.cli.messages import Reporter
 from dlfc.cli.pipeline import Extent, Load, Result
 from dlfc.cli.summary import Summary
+from dlfc.effort import PLAIN, what_to_load
 from dlfc.files import load
 from dlfc.formats import DEFAULT_MAX_PIXELS, unpack
 from dlfc.target import DEFAULT_QUALITY
@@ -56,7 +57,7 @@ def encode(
     quality: options.Quality = None,
     target_size: options.TargetSize = None,
     target_bpp: options.TargetBpp = None,
-    effort: options.Effort = 1,
+    effort: options.Effort = PLAIN,
     model: options.Model = None,
     keep: options.KeepNames = None,
     no_alpha: options.NoAlpha = False,
@@ -82,7 +83,7 @@ def encode(
     options.refuse_targets(quality, target_size, target_bpp)
     options.refuse_skipping(skip_existing=skip_existing, force=force)
     options.refuse_engine(engine, output=output, output_dir=output_dir, jobs=jobs, workers=workers, manifest=manifest)
-    codecs = Codecs(model, device, "encode") if effort == 1 else Codecs(model, device, "both", "float32")
+    codecs = Codecs(model, device, *what_to_load(effort))
     task = _Encoding(codecs, quality, target_size, target_bpp, max_pixels, _what_to_keep(keep, no_alpha), effort)
     if engine != "local":
         options.refuse_contradictions([], quiet=quiet, verbose=verbose, as_json=json)
@@ -125,7 +126,7 @@ class _Encoding:
     target_bpp: float | None
     max_pixels: int
     keep: Keep
-    effort: int = 1
+    effort: int = PLAIN
     load: Load = load
 
     def prepare(self) -> None:

@@ -14,6 +14,7 @@ import typer
 from dlfc.cli import options
 from dlfc.cli.completion import model_names
 from dlfc.cli.messages import UsageProblem, say
+from dlfc.effort import PLAIN
 from dlfc.errors import DlfcError
 from dlfc.files import make_directory, print_to_stdout
 
@@ -136,7 +137,7 @@ def evaluate(
             rich_help_panel=options.OUTPUT,
         ),
     ] = False,
-    effort: options.Effort = 1,
+    effort: options.Effort = PLAIN,
     device: options.Device = "auto",
     jobs: options.Jobs = 1,
     quiet: options.Quiet = False,

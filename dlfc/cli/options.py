@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -226,18 +226,22 @@ NoAlpha = Annotated[
         "--no-alpha", help="Lay transparent parts over white; otherwise they are kept.", rich_help_panel=MODEL
     ),
 ]
-Model = Annotated[
-    str | None,
-    typer.Option(
+
+
+def _model_option(default: str) -> Any:
+    return typer.Option(
         "-m",
         "--model",
         metavar="MODEL",
         autocompletion=model_names,
-        help="Name of a model, or a .safetensors file with its weights.  [default: the one dlfc comes with]",
+        help=f"Name of a model, or a .safetensors file with its weights.  [default: {default}]",
         rich_help_panel=MODEL,
         show_default=False,
-    ),
-]
+    )
+
+
+Model = Annotated[str | None, _model_option("the one dlfc comes with")]
+ModelOfFile = Annotated[str | None, _model_option("the one the file names")]
 Device = Annotated[
     str,
     typer.Option(
