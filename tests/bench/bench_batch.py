@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from dlfc.cli import batch
 from dlfc.cli.codecs import Codecs
@@ -31,23 +30,16 @@ from dlfc.cli.pipeline import Task
 from dlfc.companions import PIXELS_ONLY
 from dlfc.files import save
 from dlfc.formats import DEFAULT_MAX_PIXELS
+from tests.bench.pictures import parts
 
-PHOTO = Path(__file__).parent.parent / "data" / "photo.png"
 SIDE_PX = 256
 QUALITY = 50.0
 
 
 def make_pictures(folder: Path, count: int) -> list[Path]:
-    """Different parts of the photograph, mirrored where there are not enough of them."""
-    with Image.open(PHOTO) as source:
-        photo = source.convert("RGB")
-    span = photo.width - SIDE_PX
+    """Parts of the photograph as files."""
     paths = []
-    for number in range(count):
-        left, top = number * 37 % span, number * 61 % span
-        part = photo.crop((left, top, left + SIDE_PX, top + SIDE_PX))
-        if number >= span:
-            part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    for number, part in enumerate(parts(count, SIDE_PX, SIDE_PX)):
         paths.append(folder / f"{number:04}.png")
         part.save(paths[-1])
     return paths

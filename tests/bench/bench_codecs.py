@@ -39,8 +39,8 @@ from PIL import Image, features
 from dlfc.codec import Codec
 from dlfc.evaluate.photos import find_photos
 from dlfc.evaluate.programs import DLFC
+from tests.bench.pictures import photograph
 
-PHOTO = Path(__file__).parent.parent / "data" / "photo.png"
 SIZE_PX = (768, 512)
 DIRECTIONS = ("encode", "decode")
 GOAL_ENCODE_S, GOAL_DECODE_S, GOAL_PROCESS_S = 0.5, 1.0, 1.5
@@ -215,8 +215,7 @@ def there(kind: str, *programs: str) -> bool:
 
 def made_picture(folder: Path) -> Picture:
     """The photograph in tests/data, mirrored at its right edge to make 768x512."""
-    with Image.open(PHOTO) as source:
-        photo = source.convert("RGB")
+    photo = photograph()
     image = Image.new("RGB", SIZE_PX)
     image.paste(photo, (0, 0))
     image.paste(photo.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (photo.width, 0))

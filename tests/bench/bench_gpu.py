@@ -23,8 +23,8 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from dlfc.codec import Codec
+from tests.bench.pictures import parts
 
-PHOTO = Path(__file__).parent.parent / "data" / "photo.png"
 WIDTH_PX, HEIGHT_PX = 768, 512
 PRODUCT = {"cuda": 8192, "cpu": 1024}  # rows of the matrices whose product tells the device's rate
 WARM_UP, ROUNDS = 2, 5
@@ -55,15 +55,9 @@ class Device:
 
 
 def pictures(count: int) -> list[Image.Image]:
-    """Different parts of the photograph, enlarged."""
-    with Image.open(PHOTO) as source:
-        photo = source.convert("RGB")
-    parts = []
-    for number in range(count):
-        left, top = number * 37 % (photo.width - 384), number * 61 % (photo.height - 256)
-        part = photo.crop((left, top, left + 384, top + 256))
-        parts.append(part.resize((WIDTH_PX, HEIGHT_PX), Image.Resampling.BICUBIC))
-    return parts
+    """Different parts of the photograph, twice as large."""
+    size = WIDTH_PX, HEIGHT_PX
+    return [part.resize(size, Image.Resampling.BICUBIC) for part in parts(count, WIDTH_PX // 2, HEIGHT_PX // 2)]
 
 
 def network_alone(codec: Codec, device: Device, images: list[Image.Image], rates: dict[torch.dtype, float]) -> None:
