@@ -37,7 +37,7 @@ def codec() -> Codec:
 def small_model(monkeypatch: pytest.MonkeyPatch, codec: Codec) -> None:
     """Let the model of the vectors be the one that everything is made with."""
 
-    def find(model: str | bytes | None, device: str, purpose: str) -> Codec:
+    def find(model: str | bytes | None, device: str, purpose: str, precision: str | None = None) -> Codec:
         if model not in (None, codec.model_id):
             raise dlfc.ModelError("that model is not here")
         return codec
