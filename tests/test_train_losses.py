@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import PUBLISHED_TINY, TINY, photo, write_lpips
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dlfc.errors import ModelError
 from dlfc.model.dlf import DLF
-from dlfc.train import vqgan
+from dlfc.train import losses, vqgan
 from dlfc.train.adversary import Adversary, PatchDiscriminator, adaptive_weight
 from dlfc.train.data import to_tensor
-from dlfc.train.losses import Objective, flat_errors
+from dlfc.train.losses import FLAT_WINDOW_PX, Objective, colour_error, flat_errors
 from dlfc.train.perceptual import Perceptual
 from dlfc.train.recipe import Stage
 
@@ -175,6 +176,21 @@ def test_a_wrong_colour_is_no_grain(pictures: Tensor) -> None:
     whole, grain = flat_errors(flat + 0.1, flat)
     assert whole == pytest.approx(0.01, rel=1e-3)
     assert grain < 1e-9
+
+
+def test_means_of_windows_leave_out_what_lies_outside() -> None:
+    x = torch.rand(2, 3, 20, 12, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    pooled = F.avg_pool2d(x, FLAT_WINDOW_PX, 1, FLAT_WINDOW_PX // 2, count_include_pad=False)
+    assert torch.allclose(losses._window_mean(x), pooled, atol=1e-6)
+
+
+def test_colours_are_compared_by_regions_and_as_a_whole(pictures: Tensor) -> None:
+    flat = torch.full((1, 3, 128, 128), 0.5)
+    tinted = flat.clone()
+    tinted[:, 0, :64, :64] += 0.1  # one of four regions, one of three channels
+    assert colour_error(tinted, flat) == pytest.approx(0.01 / 12 + 0.025**2 / 3, rel=1e-3)
+    busy = flat + 0.1 * torch.tensor([1.0, -1.0]).repeat(64)
+    assert colour_error(busy, flat) < 1e-9
 
 
 def test_lpips_looks_at_the_scales_and_directions_of_a_recipe(metrics: Path) -> None:

@@ -170,6 +170,7 @@ def test_recipes_that_come_with_dlfc_are_valid(name: str) -> None:
         {"scales": (2.0,)},
         {"betas": (0.9,)},
         {"batch": 0},
+        {"adversarial_every": 0},
         {"compile": True, "adversarial_adaptive": True},
     ],
 )
@@ -258,6 +259,19 @@ def test_a_profile_names_the_parts_of_a_step(data: Path, metrics: Path, tmp_path
     for part in ("crops", "network and losses", "discriminator", "backward", "optimiser", "all"):
         assert f"\n{part}" in table
     assert not (tmp_path / "state.pt").exists()
+
+
+def test_the_discriminator_may_learn_in_some_steps_only(data: Path, metrics: Path, tmp_path: Path) -> None:
+    stage = replace(STAGE, adversarial_weight=0.1, adversarial_every=2)
+    trainer = Trainer(replace(RECIPE, stages=(stage,)), data, metrics, tmp_path, None)
+    moved = []
+    for _ in range(4):
+        before = None if trainer.adversary is None else [p.clone() for p in trainer.adversary.parameters]
+        trainer.train_step()
+        assert trainer.adversary is not None
+        now = trainer.adversary.parameters
+        moved.append(before is None or any(not torch.equal(a, b) for a, b in zip(before, now, strict=True)))
+    assert moved == [True, False, True, False]
 
 
 # --- several processes --------------------------------------------------------------------------------------------

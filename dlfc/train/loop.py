@@ -315,9 +315,11 @@ class Trainer:
         with profile.part("optimiser"):
             terms["gradient"] = nn.utils.clip_grad_norm_(self.trained, stage.gradient_clip)
             self.optimisers.step()
-        if adversary is not None and outcome.image is not None and outcome.target is not None:
+        turn = self.step % stage.adversarial_every == 0
+        if adversary is not None and turn and outcome.image is not None and outcome.target is not None:
             with profile.part("discriminator"):
-                terms["discriminator"] = self._train_adversary(adversary, outcome.image, outcome.target, rate)
+                loss = self._train_adversary(adversary, outcome.image, outcome.target, rate)
+                terms["discriminator"] = loss * stage.adversarial_every
         with profile.part("average and logs"):
             if outcome.bpp is not None:
                 terms["bpp"] = outcome.bpp.mean()

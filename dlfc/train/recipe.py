@@ -50,6 +50,7 @@ class Stage:
     l1_weight: float = 0.0
     flat_weight: float = 0.0  # of the squared error where the photo is flat: wrong colours, texture that it lacks
     grain_weight: float = 0.0  # of the same error's deviation from its surroundings: texture alone
+    colour_weight: float = 0.0  # of the squared error of mean colours: of regions of 64 pixels, and of all of a crop
     lpips_weight: float = 1.0
     lpips_start: float = 0.0
     lpips_scales: tuple[float, ...] = (1.0,)  # one is drawn for each step: no texture can suit them all
@@ -62,6 +63,7 @@ class Stage:
     adversarial_start: float = 0.0
     adversarial_adaptive: bool = False  # times the ratio of gradients at the last layer, as published
     adversarial_rate: float = 1.0  # learning rate of the discriminator, as a part of the model's
+    adversarial_every: int = 1  # steps from one step of the discriminator to its next
     matching_weight: float = 0.0  # of the discriminator's features, while it is in use
     spectral_norm: bool = False  # in the discriminator, in place of GroupNorm
     adversarial_channels: int = 64  # of the discriminator's first layer
@@ -89,6 +91,8 @@ class Stage:
             raise ValueError("scales must be above 0 and at most 1")
         if not self.lpips_scales or not all(0 < scale <= 1 for scale in self.lpips_scales):
             raise ValueError("lpips_scales must be above 0 and at most 1")
+        if self.adversarial_every < 1:
+            raise ValueError("adversarial_every must be at least 1")
         if self.optimiser not in OPTIMISERS:
             raise ValueError(f"optimiser {self.optimiser!r}; there are: {', '.join(OPTIMISERS)}")
         if len(self.betas) != 2:
