@@ -1,7 +1,7 @@
-"""Build recipe of `dlfc._native`: the range coder as a cffi extension in API mode.
+"""Build recipes of `dlfc._native`, the range coder, and `dlfc._fused`, steps of the network: cffi in API mode.
 
-setuptools finds `ffi` through `cffi_modules` in setup.py. There are no machine flags, so a wheel runs on any
-processor of its architecture.
+setuptools finds `ffi` and `fused` through `cffi_modules` in setup.py. There are no machine flags, so a wheel runs on
+any processor of its architecture; what needs more than that asks for it while it runs.
 """
 
 from __future__ import annotations
@@ -45,6 +45,34 @@ ffi.set_source(
     '#include "dlfc_range_coder.h"',
     sources=["native/dlfc_range_coder.c"],
     depends=["native/dlfc_range_coder.h"],
+    include_dirs=["native"],
+    extra_compile_args=["-O3"],
+)
+
+fused = FFI()
+
+fused.cdef(
+    """
+    int dlfc_fused_works(void);
+    void dlfc_silu(const float *x, const float *scale, const float *shift, uint16_t *out, size_t rows, size_t channels);
+    void dlfc_silu16(const uint16_t *x, const float *scale, const float *shift, uint16_t *out, size_t rows,
+                     size_t channels);
+    void dlfc_moments(const float *x, double *sums, double *squares, size_t rows, size_t channels);
+    void dlfc_moments16(const uint16_t *x, double *sums, double *squares, size_t rows, size_t channels);
+    void dlfc_add16(const float *x, const uint16_t *y, float *out, size_t count);
+    void dlfc_place16(const uint16_t *x, float *out, size_t height, size_t width, size_t channels, size_t x_row,
+                      size_t out_row, size_t out_pixel);
+    void dlfc_softmax16(uint16_t *x, const float *bias, size_t bias_rows, size_t rows, size_t columns);
+    void dlfc_layer_norm(const float *x, const float *weight, const float *bias, float epsilon, uint16_t *out,
+                         size_t rows, size_t channels);
+    """
+)
+
+fused.set_source(
+    "dlfc._fused",
+    '#include "dlfc_fused.h"',
+    sources=["native/dlfc_fused.c"],
+    depends=["native/dlfc_fused.h"],
     include_dirs=["native"],
     extra_compile_args=["-O3"],
 )

@@ -7,6 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from dlfc.model.fused import LayerNorm, add
 from dlfc.model.linear import Linear, attend
 from dlfc.model.vit import Mlp, cut_tiles, join_tiles, joined, parts
 
@@ -88,14 +89,14 @@ class SwinBlock(nn.Module):
 
     def __init__(self, dim: int, head_dim: int, window: int, *, shifted: bool, relative: bool) -> None:
         super().__init__()
-        self.norm_attention = nn.LayerNorm(dim)
+        self.norm_attention = LayerNorm(dim)
         self.attention = WindowAttention(dim, head_dim, window, shifted=shifted, relative=relative)
-        self.norm_mlp = nn.LayerNorm(dim)
+        self.norm_mlp = LayerNorm(dim)
         self.mlp = Mlp(dim, 4 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm_attention(x))
-        return x + self.mlp(self.norm_mlp(x))
+        x = add(x, self.attention(self.norm_attention(x)))
+        return add(x, self.mlp(self.norm_mlp(x)))
 
 
 def swin_run(dim: int, head_dim: int, window: int, depth: int) -> nn.Sequential:
@@ -110,9 +111,9 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(dim))
         self.depthwise = nn.Conv2d(dim, dim, 5, padding=2, groups=dim)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = LayerNorm(dim)
         self.mlp = Mlp(dim, 2 * dim)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.depthwise((x * self.scale).permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return x + self.mlp(self.norm(y))
+        return add(x, self.mlp(self.norm(y)))

@@ -15,6 +15,7 @@ from dlfc.model.base import LinearBase
 from dlfc.model.bottleneck import Bottleneck, Quantised
 from dlfc.model.branches import Decoder, Encoder
 from dlfc.model.config import DLFConfig
+from dlfc.model.fused import LayerNorm
 from dlfc.model.generator import BAND_PX, Fusion, Generator
 from dlfc.model.linear import Linear
 from dlfc.model.vit import each_position, joined, parts, random_parameter
@@ -99,6 +100,8 @@ class DLF(nn.Module):
         if isinstance(module, Linear) and leaf == "weight":
             module.pack(value)
             return
+        if isinstance(module, LayerNorm):
+            module.narrow = True  # all of these stand before linear layers
         if isinstance(module, nn.Conv2d) and name.startswith("generator.") and owner != "generator.conv_out":
             value = value.bfloat16()
         setattr(module, leaf, nn.Parameter(value.clone(), requires_grad=False))

@@ -65,12 +65,17 @@ class ResidualBlock(nn.Module):
         y = self.conv2(F.silu(self.norm2(y)))
         return self.shortcut(x) + y
 
-    def in_strips(self, x: Tensor) -> Tensor:
-        """The same with little memory and without gradients; `x` may be overwritten."""
-        y = strips.convolve(x, self.conv1, self.norm1)
+    def in_strips(self, x: Tensor, spare: list[Tensor]) -> Tensor:
+        """The same with little memory and without gradients; `x` may be overwritten.
+
+        `spare` holds memory from one block to the next, which the system takes its time to hand out.
+        """
+        y = strips.convolve(x, self.conv1, self.norm1, spare=spare)
         if isinstance(self.shortcut, nn.Conv2d):
             x = strips.convolve(x, self.shortcut, dtype=x.dtype)
-        return strips.convolve(y, self.conv2, self.norm2, add_to=x)
+        x = strips.convolve(y, self.conv2, self.norm2, add_to=x)
+        spare[:] = [y]
+        return x
 
 
 class MapAttention(nn.Module):
@@ -97,13 +102,18 @@ class Upsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self._phases: strips.Phases | None = None  # of weights in 16 bits, which no training changes
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
-    def in_strips(self, x: Tensor) -> Tensor:
+    def in_strips(self, x: Tensor, spare: list[Tensor]) -> Tensor:
         """The same with fewer products, little memory and without gradients."""
-        return strips.upsample(x, self.conv)
+        spare.clear()
+        kernels = self._phases or strips.phases(self.conv)
+        if self.conv.weight.dtype == torch.bfloat16:
+            self._phases = kernels
+        return strips.upsample(x, self.conv, kernels)
 
 
 class Generator(nn.Module):
@@ -166,11 +176,12 @@ class Generator(nn.Module):
         """
         kind = self.conv_in.weight.dtype
         x = self.conv_in(self.post_quant(latent.to(kind))).float().contiguous(memory_format=torch.channels_last)
+        spare: list[Tensor] = []
         *before, last = (list(_blocks(level)) for level in (self.mid, *self.levels))
         blocks = [block for level in before for block in level]
         opening = [blocks.pop()] if blocks and isinstance(blocks[-1], Upsample) else []
         for block in blocks:
-            x = _without_gradients(block, x)
+            x = _without_gradients(block, x, spare)
         factor = 2 ** len(opening)
         around = -(-(2 * len(last) + 2) // factor) + 1  # two rows for each block, one for each convolution beside them
         scale = factor * self.output_patch_px  # of a row here, in pixels
@@ -182,14 +193,14 @@ class Generator(nn.Module):
             first, end = max(0, top - around), min(height, bottom + around)
             y = x[:, :, first:end]
             for block in opening:
-                y = _without_gradients(block, y)
+                y = _without_gradients(block, y, spare)
             if not opening:
                 y = y.clone(memory_format=torch.channels_last)  # blocks overwrite what they are given
             under = None if base is None else base(first * scale, end * scale)
             if self.base_in is not None and under is not None:
                 y += self.base_in(F.pixel_unshuffle(under, self.output_patch_px).to(kind))
             for block in last:
-                y = _without_gradients(block, y)
+                y = _without_gradients(block, y, spare)
             y = strips.convolve(y, self.conv_out, self.norm_out).float()
             if self.output_patch_px > 1:
                 y = F.pixel_shuffle(y, self.output_patch_px)
@@ -197,8 +208,8 @@ class Generator(nn.Module):
             yield y[:, :, (top - first) * scale : (bottom - first) * scale]
 
 
-def _without_gradients(block: nn.Module, x: Tensor) -> Tensor:
-    return block.in_strips(x) if isinstance(block, (ResidualBlock, Upsample)) else block(x)
+def _without_gradients(block: nn.Module, x: Tensor, spare: list[Tensor]) -> Tensor:
+    return block.in_strips(x, spare) if isinstance(block, (ResidualBlock, Upsample)) else block(x)
 
 
 def _blocks(level: nn.Module) -> Iterator[nn.Module]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from dlfc.model.fused import LayerNorm, add
 from dlfc.model.linear import Linear, attend
 
 _POSITIONS = 4096  # that a layer widens at a time when no gradients are kept: its inside is the largest tensor
@@ -70,9 +71,9 @@ class VitBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.norm_attention = nn.LayerNorm(dim)
+        self.norm_attention = LayerNorm(dim)
         self.attention = Attention(dim, heads)
-        self.norm_mlp = nn.LayerNorm(dim)
+        self.norm_mlp = LayerNorm(dim)
         self.mlp = Mlp(dim, 4 * dim)
 
     def forward(self, x: Tensor, last: int = 0) -> Tensor:
@@ -80,8 +81,8 @@ class VitBlock(nn.Module):
         return joined(self._part(part, last) for part in parts(x))
 
     def _part(self, x: Tensor, last: int) -> Tensor:
-        x = x[:, -last:] + self.attention(self.norm_attention(x), last)
-        return x + self.mlp(self.norm_mlp(x))
+        x = add(x[:, -last:], self.attention(self.norm_attention(x), last))
+        return add(x, self.mlp(self.norm_mlp(x)))
 
 
 def cut_tiles(x: Tensor, grid: int) -> Tensor:
@@ -113,7 +114,7 @@ class Exchange(nn.Module):
         self.blocks = nn.ModuleList(VitBlock(detail_dim, detail_dim // head_dim) for _ in range(depth))
         self.decompress = nn.Sequential(Linear(detail_dim, 2 * detail_dim), nn.LayerNorm(2 * detail_dim), nn.SiLU())
         self.semantic_add = Linear(2 * detail_dim, width)
-        self.detail_add = nn.Sequential(nn.LayerNorm(detail_dim), Linear(detail_dim, detail_dim))
+        self.detail_add = nn.Sequential(LayerNorm(detail_dim), Linear(detail_dim, detail_dim))
         nn.init.zeros_(self.semantic_add.weight)
         nn.init.zeros_(self.semantic_add.bias)
 
