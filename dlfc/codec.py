@@ -20,7 +20,7 @@ from dlfc.companions import Finish
 from dlfc.effort import MOST, PLAIN
 from dlfc.entropy.coder import Encoder
 from dlfc.entropy.prior import FourPasses
-from dlfc.entropy.sections import CutStream, SymbolCheck, WholeStream, pack_tokens, unpack_tokens
+from dlfc.entropy.sections import CutStream, SymbolCheck, WholeStream
 from dlfc.errors import FormatError, LimitError, ModelError
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, Extra, nearest_quality, pack, unpack
 from dlfc.model.dlf import Part, pad_to_tiles
@@ -28,7 +28,7 @@ from dlfc.model.linear import Linear, can_pack
 from dlfc.model.vit import joined
 from dlfc.refine import Plain, refine
 from dlfc.target import DEFAULT_QUALITY, largest_within, limit_of
-from dlfc.tensors import cut, flat, memory_for, to_bytes, to_image
+from dlfc.tensors import as_integers, cut, memory_for, to_bytes, to_image
 from dlfc.tiling import FREE_PX, Tiling
 from dlfc.timing import timed
 from dlfc.zoo import registry, store
@@ -189,8 +189,9 @@ class Codec:
             padded = [pad_to_tiles(self._to_tensor(image), network.config.tile_px) for image in images]
             inputs, features = network.analyse_tokens(joined(padded))
             tokens = network.codebook.nearest(inputs).view(len(images), -1, inputs.shape[1])
+            _, across = self.tiling.tiles(*images[0].size)
             return [
-                Analysis(*image.size, *self._settle(mine), pixels, found[None])
+                Analysis(*image.size, *self._settle(mine, across), pixels, found[None])
                 for image, mine, pixels, found in zip(images, tokens, padded, features, strict=True)
             ]
 
@@ -250,7 +251,7 @@ class Codec:
         encoders = [Encoder() for _ in analyses]
         checks = [SymbolCheck(self.fingerprint) for _ in analyses]
         for check, analysis in zip(checks, analyses, strict=True):
-            check.add(flat(analysis.tokens))
+            check.add(as_integers(analysis.tokens))
         passes = FourPasses.side_by_side([self._passes(quality, one.width_px, one.height_px) for one in analyses])
         latents = latents.movedim(1, 0)
         for indices in passes:
@@ -329,16 +330,15 @@ class Codec:
 
         Raises FormatError if a stream or a check does not fit.
         """
-        config, tables = self.model.network.config, self.model.detail_tables
+        tables = self.model.detail_tables
         tokens: list[Tensor] = []
         readers: list[WholeStream | CutStream] = []
         for container in containers:
-            tiles = self.tiling.tiles(container.width_px, container.height_px)
+            tiles, across = self.tiling.tiles(container.width_px, container.height_px)
             if self._too_short(container.semantic, tiles):
                 raise FormatError("the semantic section is too short for a picture of this size; the file is damaged")
-            count = tiles * config.tokens_per_tile
-            mine = unpack_tokens(container.semantic, count, config.codebook_size, self.model.token_tables)
-            tokens.append(torch.from_numpy(mine).long().view(-1, config.tokens_per_tile))
+            mine = self.model.tokens.unpack(container.semantic, tiles, across)
+            tokens.append(torch.from_numpy(mine).long())
             if container.complete:
                 check = SymbolCheck(self.fingerprint)
                 check.add(mine)
@@ -357,18 +357,18 @@ class Codec:
         """1 3 H W, bytes."""
         return torch.from_numpy(np.array(image.convert("RGB"))).to(self.model.device).permute(2, 0, 1)[None]
 
-    def _settle(self, tokens: Tensor) -> tuple[Tensor, bytes]:
+    def _settle(self, tokens: Tensor, across: int) -> tuple[Tensor, bytes]:
         """Tokens T 32, one of them changed where the format asks for that, and their section."""
-        semantic = pack_tokens(flat(tokens), self.model.token_tables)
+        semantic = self.model.tokens.pack(as_integers(tokens), across)
         if self._too_short(semantic, tokens.shape[0]):  # they end in slots that begin at 0 and cost no bytes
             tokens[-1, -1] = _nearest_other(self.model.network.codebook.entries, int(tokens[-1, -1]))
-            semantic = pack_tokens(flat(tokens), self.model.token_tables)
+            semantic = self.model.tokens.pack(as_integers(tokens), across)
         return tokens, semantic
 
     def _too_short(self, semantic: bytes, tiles: int) -> bool:
         """Whether a large picture comes from next to nothing (SPEC.md, "Semantic-token section")."""
         config = self.model.network.config
-        least_bits = tiles * config.tokens_per_tile * self.model.token_tables.least_bits
+        least_bits = tiles * config.tokens_per_tile * self.model.tokens.least_bits
         return tiles * config.tile_px**2 > FREE_PX and 8 * len(semantic) + _SLACK_BITS < least_bits
 
     def _passes(self, quality: float, width_px: int, height_px: int) -> FourPasses:

@@ -20,9 +20,9 @@ _WANT_OF_MEMORY = re.compile("can't allocate memory|could not create a (primitiv
 Int32Array = npt.NDArray[np.int32]
 
 
-def flat(tokens: Tensor) -> Int32Array:
-    """Tokens in coding order."""
-    return tokens.to(torch.int32).cpu().numpy().reshape(-1)
+def as_integers(tokens: Tensor) -> Int32Array:
+    """Tokens as the entropy coder takes them."""
+    return tokens.to(torch.int32).cpu().numpy()
 
 
 def cut(values: Int32Array, counts: Sequence[int]) -> list[Int32Array]:

@@ -38,10 +38,10 @@ class Tiling:
             count = self.together(*padded)
             yield from (members[at : at + count] for at in range(0, len(members), count))
 
-    def tiles(self, width_px: int, height_px: int) -> int:
-        """How many tiles such a picture takes."""
+    def tiles(self, width_px: int, height_px: int) -> tuple[int, int]:
+        """How many tiles such a picture takes, and how many of them lie in a row."""
         width, height = self.padded_size(width_px, height_px)
-        return width * height // self.config.tile_px**2
+        return width * height // self.config.tile_px**2, width // self.config.tile_px
 
     def cells(self, width_px: int, height_px: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """Rows and columns of the detail latent, and of them those that do not lie wholly in padding."""

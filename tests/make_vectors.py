@@ -86,7 +86,7 @@ def write_symbols(
     """A file that holds `tokens` and, pass by pass, the detail symbols that `fill` gives for their number."""
     semantic, detail = Encoder(), Encoder()
     tokens = tokens.astype(np.int32)
-    semantic.put(tokens, np.zeros_like(tokens), codec.model.token_tables)
+    semantic.put(tokens, np.zeros_like(tokens), codec.model.tokens.tables)
     check = second_decoder.crc(tokens.astype("<i4").tobytes(), second_decoder.crc(codec.fingerprint))
     passes = codec._passes(quality, *size)
     for indices in passes:

@@ -192,7 +192,7 @@ def test_a_token_outside_the_codebook_is_refused(codec: Codec) -> None:
     for token in (TINY.codebook_size, -1, 2**31 - 1):
         semantic = Encoder()
         tokens = np.full(TINY.tokens_per_tile, token, np.int32)
-        semantic.put(tokens, np.zeros_like(tokens), codec.model.token_tables)
+        semantic.put(tokens, np.zeros_like(tokens), codec.model.tokens.tables)
         with pytest.raises(FormatError, match="codebook"):
             codec.decode(pack(Container(codec.model_id, 9, 9, 50.0, 0, semantic.finish(), b"")))
 

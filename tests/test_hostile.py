@@ -47,7 +47,7 @@ def blank(codec: Codec, width_px: int, height_px: int) -> Container:
     tiles = -(-width_px // config.tile_px) * -(-height_px // config.tile_px)
     tokens = np.arange(tiles * config.tokens_per_tile, dtype=np.int32) * 7 % config.codebook_size
     semantic, detail, check = Encoder(), Encoder(), SymbolCheck(codec.fingerprint)
-    semantic.put(tokens, np.zeros_like(tokens), codec.model.token_tables)
+    semantic.put(tokens, np.zeros_like(tokens), codec.model.tokens.tables)
     check.add(tokens)
     passes = codec._passes(50.0, width_px, height_px)
     for indices in passes:
@@ -217,7 +217,7 @@ def test_symbols_that_no_picture_would_give_become_a_picture(tiny: Codec) -> Non
     for symbol in (2**31 - 1, -(2**31), 2**13):
         tokens = np.full(TINY.tokens_per_tile, TINY.codebook_size - 1, np.int32)
         semantic, detail, check = Encoder(), Encoder(), SymbolCheck(tiny.fingerprint)
-        semantic.put(tokens, np.zeros_like(tokens), tiny.model.token_tables)
+        semantic.put(tokens, np.zeros_like(tokens), tiny.model.tokens.tables)
         check.add(tokens)
         passes = tiny._passes(100.0, 60, 50)
         for indices in passes:

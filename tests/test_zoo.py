@@ -56,7 +56,7 @@ def test_a_model_that_is_saved_and_loaded_is_the_same_within_16_bits(entry: Mode
         assert torch.equal(ours, value.to(ours.dtype)), name
     assert torch.equal(loaded.thresholds, torch.from_numpy(scale_thresholds(ONE)))
     assert loaded.detail_tables.rows == 256
-    assert loaded.token_tables.rows == 1
+    assert loaded.tokens.tables.rows == 1
     assert loaded.network.config == TINY
     assert not any(parameter.requires_grad for parameter in loaded.network.parameters())
     assert not loaded.network.training

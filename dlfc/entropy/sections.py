@@ -7,7 +7,7 @@ import binascii
 import numpy as np
 import numpy.typing as npt
 
-from dlfc.entropy.coder import Decoder, Encoder, Tables
+from dlfc.entropy.coder import Decoder, Tables
 from dlfc.errors import FormatError
 
 Int32Array = npt.NDArray[np.int32]
@@ -22,23 +22,6 @@ class SymbolCheck:
     def add(self, symbols: Int32Array) -> None:
         """Let the next symbols count, in the order in which they are coded."""
         self.value = binascii.crc_hqx(symbols.astype("<i4").tobytes(), self.value)
-
-
-def pack_tokens(tokens: Int32Array, tables: Tables) -> bytes:
-    """The semantic-token section of `tokens`, in coding order."""
-    encoder = Encoder()
-    encoder.put(tokens, np.zeros_like(tokens), tables)
-    return encoder.finish()
-
-
-def unpack_tokens(data: bytes, count: int, codebook_size: int, tables: Tables) -> Int32Array:
-    """The `count` tokens of a semantic-token section. Raises FormatError if it does not hold exactly those."""
-    decoder = Decoder(data)
-    tokens = decoder.get(np.zeros(count, np.int32), tables)
-    decoder.finish()
-    if tokens.min() < 0 or tokens.max() >= codebook_size:
-        raise FormatError("a token is outside the codebook; the file is damaged")
-    return tokens
 
 
 class WholeStream:

@@ -22,6 +22,7 @@ from torch import Tensor
 from dlfc.entropy.coder import Tables
 from dlfc.entropy.prior import IntegerPrior, check_integers, to_integers
 from dlfc.entropy.tables import TableSet, gaussian_tables
+from dlfc.entropy.tokens import ByNeighbours, OneTable, TokenCoding
 from dlfc.errors import ModelError
 from dlfc.model.config import DLFConfig
 from dlfc.model.dlf import DLF, Part
@@ -29,6 +30,7 @@ from dlfc.zoo import weights_file
 from dlfc.zoo.registry import ModelEntry
 
 _PRIOR = "bottleneck.prior."  # the float prior, which files do not need
+_TOKEN_PRIOR = "token_prior."
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class LoadedModel:
     prior: IntegerPrior
     thresholds: Tensor  # int64 (256,), fixed-point scales
     detail_tables: Tables
-    token_tables: Tables
+    tokens: TokenCoding
     device: torch.device
     part: Part = "both"
 
@@ -57,11 +59,14 @@ def digest(tensor: Tensor) -> str:
     return total.hexdigest()
 
 
-def save(network: DLF, path: Path, detail: TableSet, token: TableSet, *, half: bool = True) -> ModelEntry:
+def save(
+    network: DLF, path: Path, detail: TableSet, token: TableSet | Mapping[str, Tensor], *, half: bool = True
+) -> ModelEntry:
     """Write a weights file and its description for `network`; the name is the file's stem.
 
-    With `half` the float weights are stored in 16 bits. The files appear when they are complete, and replace others.
-    Raises ModelError if the prior does not fit fixed point.
+    Tokens are coded by one table, or by a prior of these tensors (see `dlfc.entropy.tokens.ByNeighbours`). With `half`
+    the float weights are stored in 16 bits. The files appear when they are complete, and replace others. Raises
+    ModelError if the prior does not fit fixed point.
     """
     kind = torch.float16 if half else torch.float32
     state = {k: v for k, v in network.state_dict().items() if not k.startswith(_PRIOR)}
@@ -69,7 +74,12 @@ def save(network: DLF, path: Path, detail: TableSet, token: TableSet, *, half: b
     integers = {f"prior.{k}": v.cpu().contiguous() for k, v in to_integers(network.bottleneck.prior).items()}
     tensors.update(integers)
     tensors["tables.thresholds"] = torch.from_numpy(gaussian_tables()[1])
-    for name, tables in (("detail", detail), ("token", token)):
+    sets = {"detail": detail}
+    if isinstance(token, TableSet):
+        sets["token"] = token
+    else:
+        tensors.update({f"{_TOKEN_PRIOR}{k}": v.contiguous() for k, v in token.items()})
+    for name, tables in sets.items():
         for part in ("cdf", "lengths", "offsets"):
             tensors[f"tables.{name}.{part}"] = torch.from_numpy(getattr(tables, part)).contiguous()
     config = network.config
@@ -172,4 +182,19 @@ def _complete(
     if thresholds.dtype != torch.int64 or thresholds.shape != (detail.rows,) or bool((thresholds.diff() <= 0).any()):
         raise ValueError("the thresholds are not one for each detail table, rising")
     prior = IntegerPrior(_select(tensors, "prior."), device)
-    return LoadedModel(entry, network, prior, thresholds, detail, tables("token"), device, part)
+    return LoadedModel(entry, network, prior, thresholds, detail, _token_coding(network.config, tensors), device, part)
+
+
+def _token_coding(config: DLFConfig, tensors: Mapping[str, Tensor]) -> TokenCoding:
+    """By neighbours if the file has a prior for that, else by one table. Raises ValueError."""
+    prior = {name: value.numpy() for name, value in _select(tensors, _TOKEN_PRIOR).items()}
+    table = {name: value.numpy() for name, value in _select(tensors, "tables.token.").items()}
+    if not prior:
+        return OneTable(Tables(**table), config.codebook_size, config.tokens_per_tile)
+    if table or not config.base_components:
+        raise ValueError("tokens have a prior beside their table, or one although they stand for no regions")
+    height, width = config.base_region_px
+    coding = ByNeighbours(prior, config.tile_px // height, config.tile_px // width)
+    if coding.size != config.codebook_size:
+        raise ValueError("the token prior is not one of this codebook")
+    return coding

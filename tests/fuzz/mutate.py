@@ -132,7 +132,7 @@ def forged(codec: Any, random: np.random.Generator) -> bytes:
     from dlfc.entropy.coder import Encoder
     from dlfc.formats import Container, pack
 
-    config, tables = codec.model.network.config, codec.model.token_tables
+    config, tables = codec.model.network.config, codec.model.tokens.tables
     width, height = (int(side) for side in random.integers(1, FORGED_PX, 2))
     count = -(-width // config.tile_px) * -(-height // config.tile_px) * config.tokens_per_tile
     tokens = random.integers(0, config.codebook_size, count).astype(np.int32)

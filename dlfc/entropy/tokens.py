@@ -1,0 +1,207 @@
+"""The semantic-token section: all tokens by one table, or each by what its neighbours make likely.
+
+Where every token stands for a region of the picture, its neighbours say much about it: a small network of integers
+gives each of the `codebook_size` tokens a weight, from the tokens at its left, above it, and above at both sides. As
+with the detail prior, integers make the same counts everywhere. SPEC.md, section "Token prior", states the arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from dlfc.entropy.coder import Decoder, Encoder, Tables
+from dlfc.errors import FormatError
+
+GROUP = 64  # tokens of a group: first the group is coded, then which of its tokens it is, each by a short table
+NEIGHBOURS = ((0, -1), (-1, 0), (-1, -1), (-1, 1))  # rows down, columns right: left, above, above at left and right
+ACTIVATION_BITS, WEIGHT_BITS = 12, 14  # as in the detail prior
+MAX_ACTIVATION = 1 << 26
+MAX_ROW = 1 << 26  # bound on the summed magnitudes of a row of weights: products stay below 2^52
+MAX_BIAS = 1 << 51  # bound on a bias, so that sums stay below 2^53
+SCORE_BITS = 6  # a score is a logarithm to base 2, in units of 1/64
+TOTAL = 1 << 16
+MOST = TOTAL // 2  # of a group: no token is free, so no picture comes from next to nothing
+
+_AT_ONCE = 256  # tokens of which the weights of all others are held: 8 MB for 4096 of them
+_POWERS = np.round(2.0 ** (30 - np.arange(1 << SCORE_BITS) / (1 << SCORE_BITS))).astype(np.int64)
+_LAYERS = ("first", "second", "third")
+
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+
+class TokenCoding(Protocol):
+    """How a model's tokens become bytes and come back."""
+
+    @property
+    def least_bits(self) -> int:
+        """No token costs fewer; a whole number."""
+
+    def pack(self, tokens: Int32Array, across: int) -> bytes:
+        """The section of `tokens` T N, of tiles in raster order, `across` of them in a row."""
+
+    def unpack(self, data: bytes, tiles: int, across: int) -> Int32Array:
+        """The tokens T N of a section. Raises FormatError if it does not hold exactly those."""
+
+
+@dataclass(frozen=True)
+class OneTable:
+    """Tile by tile and token by token, all by row 0 of `tables`."""
+
+    tables: Tables
+    codebook_size: int
+    per_tile: int
+
+    @property
+    def least_bits(self) -> int:
+        """No token costs fewer."""
+        return self.tables.least_bits
+
+    def pack(self, tokens: Int32Array, across: int) -> bytes:
+        """See `TokenCoding`."""
+        encoder, flat = Encoder(), tokens.reshape(-1)
+        encoder.put(flat, np.zeros_like(flat), self.tables)
+        return encoder.finish()
+
+    def unpack(self, data: bytes, tiles: int, across: int) -> Int32Array:
+        """See `TokenCoding`."""
+        decoder = Decoder(data)
+        tokens = decoder.get(np.zeros(tiles * self.per_tile, np.int32), self.tables)
+        decoder.finish()
+        _check(tokens, self.codebook_size)
+        return tokens.reshape(tiles, self.per_tile)
+
+
+def _check(tokens: Int32Array | Int64Array, size: int) -> None:
+    if tokens.min() < 0 or tokens.max() >= size:
+        raise FormatError("a token is outside the codebook; the file is damaged")
+
+
+class ByNeighbours:
+    """Each token by tables of its own, of tiles with `rows` x `columns` tokens, from the tensors of a weights file.
+
+    `tensors` are integers: `context` (V + 1, D), of each of V tokens and of none; `first`, `second` and `third`, each
+    with `.weight` (out, in) and `.bias` (out,), of which the first takes 4 D numbers and the third gives E; `entries`
+    (V, E) and `bias` (V,). Raises ValueError if they are not, or too large for the fixed point.
+    """
+
+    least_bits = 1
+
+    def __init__(self, tensors: Mapping[str, npt.NDArray[np.generic]], rows: int, columns: int) -> None:
+        held = _checked(tensors)
+        self.rows, self.columns = rows, columns
+        self.size = len(held["bias"])
+        self._context = held["context"]
+        self._layers = [(held[f"{name}.weight"].T.copy(), held[f"{name}.bias"]) for name in _LAYERS]
+        self._entries, self._bias = held["entries"].T.copy(), held["bias"]
+
+    def pack(self, tokens: Int32Array, across: int) -> bytes:
+        """See `TokenCoding`."""
+        grid, encoder = self._framed(self._joined(tokens, across)), Encoder()
+        for at in self._waves(len(grid) - 1, grid.shape[1] - 2):
+            weights = self._weights(grid, at)
+            group, member = np.divmod(grid[at].astype(np.int32), np.int32(GROUP))
+            order = np.arange(len(group), dtype=np.int32)
+            encoder.put(group, order, _tables(weights.sum(2), MOST))
+            encoder.put(member, order, _tables(weights[order, group], TOTAL))
+        return encoder.finish()
+
+    def unpack(self, data: bytes, tiles: int, across: int) -> Int32Array:
+        """See `TokenCoding`."""
+        height, width = tiles // across * self.rows, across * self.columns
+        grid, decoder = self._framed(np.zeros((height, width), np.int64)), Decoder(data)
+        for at in self._waves(height, width):
+            weights = self._weights(grid, at)
+            order = np.arange(len(weights), dtype=np.int32)
+            group = decoder.get(order, _tables(weights.sum(2), MOST))
+            _check(group, weights.shape[1])
+            member = decoder.get(order, _tables(weights[order, group], TOTAL))
+            _check(member, GROUP)
+            grid[at] = group.astype(np.int64) * GROUP + member
+            _check(grid[at], self.size)
+        decoder.finish()
+        return self._cut(grid[1:, 1:-1], across)
+
+    def _joined(self, tokens: Int32Array, across: int) -> Int64Array:
+        """Tokens of tiles, T rows*columns -> those of the picture, by rows."""
+        tiles = tokens.reshape(-1, across, self.rows, self.columns).swapaxes(1, 2)
+        return tiles.reshape(-1, across * self.columns).astype(np.int64)
+
+    def _cut(self, grid: Int64Array, across: int) -> Int32Array:
+        """The inverse of `_joined`."""
+        tiles = grid.reshape(-1, self.rows, across, self.columns).swapaxes(1, 2)
+        return tiles.reshape(-1, self.rows * self.columns).astype(np.int32)
+
+    def _framed(self, grid: Int64Array) -> Int64Array:
+        """The grid with `size`, which stands for no token, above it and at both sides."""
+        return np.pad(grid, ((1, 0), (1, 1)), constant_values=self.size)
+
+    @staticmethod
+    def _waves(height: int, width: int) -> Iterator[tuple[Int64Array, Int64Array]]:
+        """Places in a framed grid whose neighbours have all been in earlier waves, rows and columns."""
+        for wave in range(width + 2 * (height - 1)):
+            first, end = max(0, (wave - width + 2) // 2), min(height - 1, wave // 2) + 1
+            for top in range(first, end, _AT_ONCE):
+                rows = np.arange(top, min(top + _AT_ONCE, end))
+                yield rows + 1, wave - 2 * rows + 1
+
+    def _weights(self, grid: Int64Array, at: tuple[Int64Array, Int64Array]) -> Int64Array:
+        """Integer weights of all tokens at places of a framed grid, N groups GROUP; the largest is about 2^30."""
+        rows, columns = at
+        x = np.concatenate([self._context[grid[rows + down, columns + right]] for down, right in NEIGHBOURS], 1)
+        for name, (weight, bias) in zip(_LAYERS, self._layers, strict=True):
+            x = np.floor((x @ weight + bias) / (1 << WEIGHT_BITS))
+            x = x.clip(-MAX_ACTIVATION if name == _LAYERS[-1] else 0, MAX_ACTIVATION)
+        scores = np.floor((x @ self._entries + self._bias) / (1 << ACTIVATION_BITS + WEIGHT_BITS - SCORE_BITS))
+        below = (scores.max(1, keepdims=True) - scores).clip(max=31 << SCORE_BITS).astype(np.int64)
+        weights = _POWERS[below & ((1 << SCORE_BITS) - 1)] >> (below >> SCORE_BITS)
+        groups = -(-self.size // GROUP)
+        return np.pad(weights, ((0, 0), (0, groups * GROUP - self.size))).reshape(len(rows), groups, GROUP)
+
+
+def _tables(weights: Int64Array, most: int) -> Tables:
+    """Tables of counts in proportion to `weights` N M, each at least 1 and at most `most`; the escape has the rest."""
+    n, m = weights.shape
+    weights = np.where(weights.sum(1, keepdims=True) > 0, weights, 1)
+    counts = 1 + weights * (TOTAL - 1 - m) // weights.sum(1, keepdims=True)
+    first = np.arange(n), weights.argmax(1)
+    counts[first] = np.minimum(counts[first] + TOTAL - 1 - counts.sum(1), most)
+    cdf = np.zeros((n, m + 2), np.int64)
+    cdf[:, 1:-1] = counts.cumsum(1)
+    cdf[:, -1] = TOTAL
+    return Tables(cdf, np.full(n, m + 2), np.zeros(n, np.int32))
+
+
+def _checked(tensors: Mapping[str, npt.NDArray[np.generic]]) -> dict[str, FloatArray]:
+    """The tensors as integers in float64. Raises ValueError."""
+    named = {"context", "entries", "bias"} | {f"{layer}.{part}" for layer in _LAYERS for part in ("weight", "bias")}
+    for name in sorted(named ^ tensors.keys()):
+        raise ValueError(f"the token prior's {name} is missing or unknown")
+    if any(values.dtype not in (np.int32, np.int64) for values in tensors.values()):
+        raise ValueError("the token prior has tensors that are no integers")
+    held = {name: values.astype(np.float64) for name, values in tensors.items()}
+    if any(values.ndim != (1 if name.endswith("bias") else 2) for name, values in held.items()):
+        raise ValueError("the token prior has tensors of other dimensions")
+    size, width = len(held["bias"]), len(NEIGHBOURS) * held["context"].shape[1]
+    for layer in _LAYERS:
+        if held[f"{layer}.weight"].shape != (len(held[f"{layer}.bias"]), width):
+            raise ValueError(f"the token prior's {layer} does not fit what is before it")
+        width = len(held[f"{layer}.bias"])
+    if size == 0 or held["entries"].shape != (size, width) or len(held["context"]) != size + 1:
+        raise ValueError("the token prior's context, entries and bias are not of one codebook")
+    for name, values in held.items():
+        if name.endswith("bias"):
+            fits = np.abs(values) < MAX_BIAS
+        elif name == "context":
+            fits = np.abs(values) <= MAX_ACTIVATION
+        else:
+            fits = np.abs(values).sum(1) < MAX_ROW
+        if not fits.all():
+            raise ValueError(f"the token prior's {name} has values that are too large for fixed point")
+    return held
