@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dlfc.entropy.prior import ONE, FourPasses, IntegerPrior, to_integers
 from dlfc.entropy.tables import detail_tables, scale_thresholds, token_table
@@ -14,10 +15,14 @@ from dlfc.model.config import DLFConfig
 from dlfc.model.dlf import DLF
 from dlfc.train.data import Crops
 from dlfc.train.state import misfit, read_state
+from dlfc.train.token_prior import learn
 from dlfc.zoo import store
 from dlfc.zoo.registry import ModelEntry
 
 CALIBRATION_CROPS = 1000
+TOKEN_CROPS = 6000  # the photos of the default model give little more than these
+TOKEN_STEPS = 2000
+_TOGETHER = 8
 
 
 def load_run(state: Path, config: DLFConfig) -> DLF:
@@ -30,10 +35,19 @@ def load_run(state: Path, config: DLFConfig) -> DLF:
     return network.eval()
 
 
-def export(network: DLF, crops: Crops, path: Path, *, count: int = CALIBRATION_CROPS) -> ModelEntry:
+def export(
+    network: DLF,
+    crops: Crops,
+    path: Path,
+    *,
+    count: int = CALIBRATION_CROPS,
+    token_crops: int = TOKEN_CROPS,
+    token_steps: int = TOKEN_STEPS,
+) -> ModelEntry:
     """Write the weights file `path`, with tables calibrated on `count` crops of whole tiles.
 
-    Tokens are counted, and detail symbols by the scale that the integer prior gives them, at all rate levels in turn.
+    Detail symbols are counted by the scale that the integer prior gives them, at all rate levels in turn. Tokens are
+    counted too; where they stand for regions, a prior learns from those of `token_crops` crops what neighbours say.
     """
     config = network.config
     network = _as_stored(network)
@@ -58,7 +72,25 @@ def export(network: DLF, crops: Crops, path: Path, *, count: int = CALIBRATION_C
                     seen.setdefault(index, Counter())[symbol] += 1
                 passes.accept(symbols)
     observed = {index: dict(counter) for index, counter in seen.items()}
-    return store.save(network, path, detail_tables(observed), token_table(token_counts))
+    tables = detail_tables(observed)
+    if network.base is None:
+        return store.save(network, path, tables, token_table(token_counts))
+    grids = token_grids(network, crops, token_crops)
+    prior_of_tokens = learn(grids, network.base.token_codes.weight.detach(), token_steps)
+    return store.save(network, path, tables, prior_of_tokens.to_integers())
+
+
+@torch.no_grad()
+def token_grids(network: DLF, crops: Crops, count: int) -> Tensor:
+    """Tokens of `count` crops, by rows of the crop, each of which stands for a region: `count` H W."""
+    config, grids = network.config, []
+    height, width = config.base_region_px
+    rows, columns, tiles = config.tile_px // height, config.tile_px // width, crops.size_px // config.tile_px
+    for first in range(0, count, _TOGETHER):
+        inputs, _ = network.analyse_tokens(crops.batch(min(_TOGETHER, count - first)).cpu())
+        tokens = network.codebook.nearest(inputs).view(-1, tiles, tiles, rows, columns)
+        grids.append(tokens.transpose(2, 3).reshape(-1, tiles * rows, tiles * columns))
+    return torch.cat(grids)
 
 
 def _as_stored(network: DLF) -> DLF:
