@@ -333,11 +333,11 @@ class Codec:
         tables = self.model.detail_tables
         tokens: list[Tensor] = []
         readers: list[WholeStream | CutStream] = []
-        for container in containers:
-            tiles, across = self.tiling.tiles(container.width_px, container.height_px)
-            if self._too_short(container.semantic, tiles):
-                raise FormatError("the semantic section is too short for a picture of this size; the file is damaged")
-            mine = self.model.tokens.unpack(container.semantic, tiles, across)
+        tiles, across = self.tiling.tiles(containers[0].width_px, containers[0].height_px)
+        if any(self._too_short(container.semantic, tiles) for container in containers):
+            raise FormatError("the semantic section is too short for a picture of this size; the file is damaged")
+        unpacked = self.model.tokens.unpack_many([container.semantic for container in containers], tiles, across)
+        for container, mine in zip(containers, unpacked, strict=True):
             tokens.append(torch.from_numpy(mine).long())
             if container.complete:
                 check = SymbolCheck(self.fingerprint)

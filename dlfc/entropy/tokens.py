@@ -7,7 +7,7 @@ with the detail prior, integers make the same counts everywhere. SPEC.md, sectio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,12 +28,13 @@ TOTAL = 1 << 16
 MOST = TOTAL // 2  # of a group: no token is free, so no picture comes from next to nothing
 
 _AT_ONCE = 256  # tokens of which the weights of all others are held: 8 MB for 4096 of them
-_POWERS = np.round(2.0 ** (30 - np.arange(1 << SCORE_BITS) / (1 << SCORE_BITS))).astype(np.int64)
+_POWERS = np.round(2.0 ** (30 - np.arange(1 << SCORE_BITS) / (1 << SCORE_BITS))).astype(np.int32)
 _LAYERS = ("first", "second", "third")
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+Places = tuple[Int64Array, Int64Array]  # rows and columns of a grid
 
 
 class TokenCoding(Protocol):
@@ -48,6 +49,9 @@ class TokenCoding(Protocol):
 
     def unpack(self, data: bytes, tiles: int, across: int) -> Int32Array:
         """The tokens T N of a section. Raises FormatError if it does not hold exactly those."""
+
+    def unpack_many(self, sections: Sequence[bytes], tiles: int, across: int) -> list[Int32Array]:
+        """The tokens of several sections of pictures of one size. Raises FormatError for the first that is bad."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,10 @@ class OneTable:
         _check(tokens, self.codebook_size)
         return tokens.reshape(tiles, self.per_tile)
 
+    def unpack_many(self, sections: Sequence[bytes], tiles: int, across: int) -> list[Int32Array]:
+        """See `TokenCoding`."""
+        return [self.unpack(data, tiles, across) for data in sections]
+
 
 def _check(tokens: Int32Array | Int64Array, size: int) -> None:
     if tokens.min() < 0 or tokens.max() >= size:
@@ -104,29 +112,49 @@ class ByNeighbours:
     def pack(self, tokens: Int32Array, across: int) -> bytes:
         """See `TokenCoding`."""
         grid, encoder = self._framed(self._joined(tokens, across)), Encoder()
-        for at in self._waves(len(grid) - 1, grid.shape[1] - 2):
-            weights = self._weights(grid, at)
-            group, member = np.divmod(grid[at].astype(np.int32), np.int32(GROUP))
-            order = np.arange(len(group), dtype=np.int32)
-            encoder.put(group, order, _tables(weights.sum(2), MOST))
-            encoder.put(member, order, _tables(weights[order, group], TOTAL))
+        for waves in _batches(self._waves(*grid.shape)):
+            rows, columns = (np.concatenate(places) for places in zip(*waves, strict=True))
+            weights, order = self._weights(grid[None], rows, columns), np.arange(len(rows), dtype=np.int32)
+            group, member = np.divmod(grid[rows, columns].astype(np.int32), np.int32(GROUP))
+            groups, members = _tables(weights.sum(2, dtype=np.int64), MOST), _tables(weights[order, group], TOTAL)
+            for part in np.split(order, np.cumsum([len(wave[0]) for wave in waves])[:-1]):
+                encoder.put(group[part], part, groups)
+                encoder.put(member[part], part, members)
         return encoder.finish()
 
     def unpack(self, data: bytes, tiles: int, across: int) -> Int32Array:
         """See `TokenCoding`."""
+        return self.unpack_many([data], tiles, across)[0]
+
+    def unpack_many(self, sections: Sequence[bytes], tiles: int, across: int) -> list[Int32Array]:
+        """See `TokenCoding`. Of several sections a wave of each goes through the network together."""
         height, width = tiles // across * self.rows, across * self.columns
-        grid, decoder = self._framed(np.zeros((height, width), np.int64)), Decoder(data)
-        for at in self._waves(height, width):
-            weights = self._weights(grid, at)
-            order = np.arange(len(weights), dtype=np.int32)
-            group = decoder.get(order, _tables(weights.sum(2), MOST))
-            _check(group, weights.shape[1])
-            member = decoder.get(order, _tables(weights[order, group], TOTAL))
-            _check(member, GROUP)
-            grid[at] = group.astype(np.int64) * GROUP + member
-            _check(grid[at], self.size)
-        decoder.finish()
-        return self._cut(grid[1:, 1:-1], across)
+        grids = np.stack([self._framed(np.zeros((height, width), np.int64)) for _ in sections])
+        try:
+            decoders = [Decoder(data) for data in sections]
+            for rows, columns in self._waves(*grids.shape[1:]):
+                weights = self._weights(grids, rows, columns)
+                order = np.arange(len(weights), dtype=np.int32)
+                parts = np.split(order, len(sections))
+                tables = _tables(weights.sum(2, dtype=np.int64), MOST)
+                group = np.concatenate([d.get(part, tables) for d, part in zip(decoders, parts, strict=True)])
+                _check(group, weights.shape[1])
+                tables = _tables(weights[order, group], TOTAL)
+                member = np.concatenate([d.get(part, tables) for d, part in zip(decoders, parts, strict=True)])
+                _check(member, GROUP)
+                found = group.astype(np.int64) * GROUP + member
+                _check(found, self.size)
+                grids[:, rows, columns] = found.reshape(len(sections), -1)
+            for decoder in decoders:
+                decoder.finish()
+        except FormatError:
+            if (
+                len(sections) > 1
+            ):  # what is wrong with the first bad one, not with the one that failed in the first wave
+                for data in sections:
+                    self.unpack(data, tiles, across)
+            raise
+        return [self._cut(grid[1:, 1:-1], across) for grid in grids]
 
     def _joined(self, tokens: Int32Array, across: int) -> Int64Array:
         """Tokens of tiles, T rows*columns -> those of the picture, by rows."""
@@ -143,32 +171,50 @@ class ByNeighbours:
         return np.pad(grid, ((1, 0), (1, 1)), constant_values=self.size)
 
     @staticmethod
-    def _waves(height: int, width: int) -> Iterator[tuple[Int64Array, Int64Array]]:
-        """Places in a framed grid whose neighbours have all been in earlier waves, rows and columns."""
+    def _waves(height: int, width: int) -> Iterator[Places]:
+        """Places in a framed grid of this size whose neighbours have all been in earlier waves."""
+        height, width = height - 1, width - 2
         for wave in range(width + 2 * (height - 1)):
             first, end = max(0, (wave - width + 2) // 2), min(height - 1, wave // 2) + 1
             for top in range(first, end, _AT_ONCE):
                 rows = np.arange(top, min(top + _AT_ONCE, end))
                 yield rows + 1, wave - 2 * rows + 1
 
-    def _weights(self, grid: Int64Array, at: tuple[Int64Array, Int64Array]) -> Int64Array:
-        """Integer weights of all tokens at places of a framed grid, N groups GROUP; the largest is about 2^30."""
-        rows, columns = at
-        x = np.concatenate([self._context[grid[rows + down, columns + right]] for down, right in NEIGHBOURS], 1)
+    def _weights(self, grids: Int64Array, rows: Int64Array, columns: Int64Array) -> Int32Array:
+        """Integer weights of all tokens at places of framed grids: places of all grids, groups, GROUP.
+
+        The largest is about 2^30.
+        """
+        near = [grids[:, rows + down, columns + right].reshape(-1) for down, right in NEIGHBOURS]
+        x = np.concatenate([self._context[tokens] for tokens in near], 1)
         for name, (weight, bias) in zip(_LAYERS, self._layers, strict=True):
             x = np.floor((x @ weight + bias) / (1 << WEIGHT_BITS))
             x = x.clip(-MAX_ACTIVATION if name == _LAYERS[-1] else 0, MAX_ACTIVATION)
         scores = np.floor((x @ self._entries + self._bias) / (1 << ACTIVATION_BITS + WEIGHT_BITS - SCORE_BITS))
-        below = (scores.max(1, keepdims=True) - scores).clip(max=31 << SCORE_BITS).astype(np.int64)
+        below = np.minimum(scores.max(1, keepdims=True) - scores, 31 << SCORE_BITS).astype(np.int32)
         weights = _POWERS[below & ((1 << SCORE_BITS) - 1)] >> (below >> SCORE_BITS)
         groups = -(-self.size // GROUP)
-        return np.pad(weights, ((0, 0), (0, groups * GROUP - self.size))).reshape(len(rows), groups, GROUP)
+        if groups * GROUP > self.size:
+            weights = np.pad(weights, ((0, 0), (0, groups * GROUP - self.size)))
+        return weights.reshape(len(x), groups, GROUP)
 
 
-def _tables(weights: Int64Array, most: int) -> Tables:
+def _batches(waves: Iterator[Places]) -> Iterator[list[Places]]:
+    """Waves together until they are `_AT_ONCE` places or more: who knows all tokens can look at many at once."""
+    held: list[Places] = []
+    for wave in waves:
+        held.append(wave)
+        if sum(len(rows) for rows, _ in held) >= _AT_ONCE:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def _tables(weights: Int32Array | Int64Array, most: int) -> Tables:
     """Tables of counts in proportion to `weights` N M, each at least 1 and at most `most`; the escape has the rest."""
     n, m = weights.shape
-    weights = np.where(weights.sum(1, keepdims=True) > 0, weights, 1)
+    weights = np.where(weights.sum(1, keepdims=True) > 0, weights, 1).astype(np.int64)
     counts = 1 + weights * (TOTAL - 1 - m) // weights.sum(1, keepdims=True)
     first = np.arange(n), weights.argmax(1)
     counts[first] = np.minimum(counts[first] + TOTAL - 1 - counts.sum(1), most)
