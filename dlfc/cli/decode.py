@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlfc.cli import batch, cluster, options
+from dlfc.cli import options
+from dlfc.cli.cluster import Files
 from dlfc.cli.codecs import Codecs
-from dlfc.cli.inputs import Job, make_directories, plan
-from dlfc.cli.messages import Reporter, UsageProblem
+from dlfc.cli.inputs import Job
+from dlfc.cli.messages import UsageProblem
 from dlfc.cli.pipeline import Extent, Load, Result
-from dlfc.cli.summary import Summary
+from dlfc.cli.work import Work
 from dlfc.errors import ImageError
 from dlfc.files import STANDARD_STREAM, is_stream, load
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, unpack
@@ -79,33 +80,24 @@ def decode(
     it is plausible, not true. Letters, faces and textures may differ from the original. Do not use decoded pictures
     as documents, evidence or medical images.
     """
-    options.refuse_skipping(skip_existing=skip_existing, force=force)
-    options.refuse_engine(engine, output=output, output_dir=output_dir, jobs=jobs, workers=workers, manifest=manifest)
+    work = Work(
+        command="decode",
+        files=Files(inputs, output_dir, SUFFIX, TAKEN, recursive=recursive),
+        output=output,
+        engine=engine,
+        jobs=jobs,
+        workers=workers,
+        manifest=manifest,
+        device=device,
+        force=force,
+        skip_existing=skip_existing,
+        quiet=quiet,
+        verbose=verbose,
+        as_json=json,
+    )
     codecs = Codecs(model, device, "decode")
     task = _Decoding(codecs, _output_form(output), allow_partial, max_pixels)
-    if engine != "local":
-        options.refuse_contradictions([], quiet=quiet, verbose=verbose, as_json=json)
-        reporter = Reporter("decoding", None, quiet=quiet, verbose=verbose, as_json=json, summary=Summary())
-        files = cluster.Files(inputs, output_dir, SUFFIX, TAKEN, recursive=recursive)
-        spread = cluster.Spread("decode", workers, manifest, device, overwrite=force, skip_existing=skip_existing)
-        cluster.run(task, files, spread, reporter)
-        return
-    planned = plan(inputs, output, output_dir, SUFFIX, recursive=recursive, taken=TAKEN)
-    options.refuse_contradictions(planned, quiet=quiet, verbose=verbose, as_json=json)
-    if output_dir is not None:
-        make_directories(planned, output_dir)
-    with Reporter("decoding", len(planned), quiet=quiet, verbose=verbose, as_json=json, summary=Summary()) as reporter:
-        success = batch.run(
-            planned,
-            task,
-            reporter,
-            prepare=task.prepare,
-            overwrite=force,
-            workers=jobs,
-            skip_existing=skip_existing,
-        )
-    if not success:
-        raise typer.Exit(1)
+    work.run(task)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dlfc.cli import batch, cluster, options
+from dlfc.cli import options
+from dlfc.cli.cluster import Files
 from dlfc.cli.codecs import Codecs
-from dlfc.cli.inputs import Job, make_directories, plan
-from dlfc.cli.messages import Reporter
+from dlfc.cli.inputs import Job
 from dlfc.cli.pipeline import Extent, Load, Result
-from dlfc.cli.summary import Summary
+from dlfc.cli.work import Work
 from dlfc.effort import PLAIN, what_to_load
 from dlfc.files import load
 from dlfc.formats import DEFAULT_MAX_PIXELS, unpack
@@ -81,33 +81,24 @@ def encode(
     sRGB unless their profile is kept. What else was converted or dropped is said in one line.
     """
     options.refuse_targets(quality, target_size, target_bpp)
-    options.refuse_skipping(skip_existing=skip_existing, force=force)
-    options.refuse_engine(engine, output=output, output_dir=output_dir, jobs=jobs, workers=workers, manifest=manifest)
+    work = Work(
+        command="encode",
+        files=Files(inputs, output_dir, SUFFIX, PICTURE_SUFFIXES, recursive=recursive),
+        output=output,
+        engine=engine,
+        jobs=jobs,
+        workers=workers,
+        manifest=manifest,
+        device=device,
+        force=force,
+        skip_existing=skip_existing,
+        quiet=quiet,
+        verbose=verbose,
+        as_json=json,
+    )
     codecs = Codecs(model, device, *what_to_load(effort))
     task = _Encoding(codecs, quality, target_size, target_bpp, max_pixels, _what_to_keep(keep, no_alpha), effort)
-    if engine != "local":
-        options.refuse_contradictions([], quiet=quiet, verbose=verbose, as_json=json)
-        reporter = Reporter("encoding", None, quiet=quiet, verbose=verbose, as_json=json, summary=Summary())
-        files = cluster.Files(inputs, output_dir, SUFFIX, PICTURE_SUFFIXES, recursive=recursive)
-        spread = cluster.Spread("encode", workers, manifest, device, overwrite=force, skip_existing=skip_existing)
-        cluster.run(task, files, spread, reporter)
-        return
-    planned = plan(inputs, output, output_dir, SUFFIX, recursive=recursive, taken=PICTURE_SUFFIXES)
-    options.refuse_contradictions(planned, quiet=quiet, verbose=verbose, as_json=json)
-    if output_dir is not None:
-        make_directories(planned, output_dir)
-    with Reporter("encoding", len(planned), quiet=quiet, verbose=verbose, as_json=json, summary=Summary()) as reporter:
-        success = batch.run(
-            planned,
-            task,
-            reporter,
-            prepare=task.prepare,
-            overwrite=force,
-            workers=jobs,
-            skip_existing=skip_existing,
-        )
-    if not success:
-        raise typer.Exit(1)
+    work.run(task)
 
 
 @dataclass(frozen=True)
