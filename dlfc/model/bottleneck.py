@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlfc.model.config import DLFConfig
+from dlfc.model.linear import Pointwise
 
 SKIP_SCALE = 0.12  # below this scale a symbol is taken as 0 and not coded, as published
 MIN_SCALE = 0.11  # smallest scale of the published table
@@ -37,12 +38,12 @@ class DepthConvBlock(nn.Module):
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(c_in, c_in, 1)
+        self.conv1 = Pointwise(c_in, c_in)
         self.depthwise = nn.Conv2d(c_in, c_in, 3, padding=1, groups=c_in)
-        self.conv2 = nn.Conv2d(c_in, c_out, 1)
-        self.adaptor = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-        self.expand = nn.Conv2d(c_out, 4 * c_out, 1)
-        self.contract = nn.Conv2d(2 * c_out, c_out, 1)
+        self.conv2 = Pointwise(c_in, c_out)
+        self.adaptor = Pointwise(c_in, c_out) if c_in != c_out else nn.Identity()
+        self.expand = Pointwise(c_out, 4 * c_out)
+        self.contract = Pointwise(2 * c_out, c_out)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.adaptor(x) + self.conv2(self.depthwise(F.leaky_relu(self.conv1(x), 0.01)))

@@ -17,7 +17,7 @@ from dlfc.model.branches import Decoder, Encoder
 from dlfc.model.config import DLFConfig
 from dlfc.model.fused import LayerNorm
 from dlfc.model.generator import BAND_PX, Fusion, Generator
-from dlfc.model.linear import Linear
+from dlfc.model.linear import Linear, Pointwise
 from dlfc.model.vit import each_position, joined, parts, random_parameter
 
 Part = Literal["encode", "decode", "both"]
@@ -89,7 +89,7 @@ class DLF(nn.Module):
             del self.bottleneck.encode_gain, self.bottleneck.encode_in, self.bottleneck.encode_out
 
     def put(self, name: str, value: Tensor) -> None:
-        """Set a parameter to a copy of `value`, in 16 bits in linear layers and inside the generator.
+        """Set a parameter to a copy of `value`, in 16 bits in linear layers, after the latent and in the generator.
 
         What quantises, and what leaves the network, stays in 32 bits. Raises ValueError for another shape.
         """
@@ -97,7 +97,9 @@ class DLF(nn.Module):
         module = self.get_submodule(owner)
         if value.shape != getattr(module, leaf).shape:
             raise ValueError(f"{name} has shape {list(value.shape)}, not {list(getattr(module, leaf).shape)}")
-        if isinstance(module, Linear) and leaf == "weight":
+        if leaf == "weight" and (
+            isinstance(module, Linear) or (isinstance(module, Pointwise) and name.startswith("bottleneck.decode_"))
+        ):
             module.pack(value)
             return
         if isinstance(module, LayerNorm):

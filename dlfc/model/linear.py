@@ -37,6 +37,27 @@ class Linear(nn.Linear):
         self.weight = None  # type: ignore[assignment]
 
 
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution of `B in H W` -> `B out H W`, with the parameters of `nn.Conv2d`."""
+
+    packed: Tensor | None = None
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__(c_in, c_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the type of `x`."""
+        if self.packed is None:
+            return super().forward(x)
+        y = _run(x.permute(0, 2, 3, 1).bfloat16(), self.packed, self.bias, gelu=False)
+        return y.permute(0, 3, 1, 2).to(x.dtype)
+
+    def pack(self, weight: Tensor) -> None:
+        """Hold `weight` in 16 bits from now on; the parameter of that name is given up."""
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1).bfloat16())
+        self.weight = None  # type: ignore[assignment]
+
+
 def _run(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool) -> Tensor:
     given = bias if bias is None else bias.to(x.dtype)
     y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, given, "gelu" if gelu else "none", [], "none")
