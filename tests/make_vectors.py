@@ -4,6 +4,10 @@ Run once for a format version, never to make a failing test pass: what it writes
 agrees with it does not read version 1. From the root of the repository:
 
     python tests/make_vectors.py formats/vectors
+    python tests/make_vectors.py formats/vectors neighbours
+
+The second line makes formats/vectors/neighbours and nothing else: a model whose tokens are coded by their neighbours,
+beside the other model, and files with it.
 """
 
 from __future__ import annotations
@@ -13,24 +17,28 @@ import json
 import math
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
 import second_decoder
+import torch
 from networks import TINY, make_network
 from PIL import Image
 
 from dlfc.codec import Codec
-from dlfc.entropy.coder import Encoder
+from dlfc.entropy.coder import Encoder, Tables
 from dlfc.entropy.prior import ONE
 from dlfc.entropy.tables import TableSet, gaussian_masses, quantise_counts, token_table
+from dlfc.entropy.tokens import GROUP
 from dlfc.formats import Container, Extra, pack, unpack
 from dlfc.zoo import store
 
 NAME = "vectors-1"
+NEIGHBOURS = "vectors-2"  # its tokens are coded by what is beside them
 SHOWN = "200x150-q62.5"  # the file whose picture is kept too
 CONFIG = replace(
     TINY, patch_px=8, width=8, heads=1, encoder_layers=1, decoder_layers=1, token_dim=4, codebook_size=24,
@@ -38,6 +46,8 @@ CONFIG = replace(
     fusion_dim=8, fusion_swin_in=1, fusion_swin=1, mixture_size=8, mixture_dim=4,
     generator_channels=4, generator_mult=(1, 1, 2), output_patch_px=2, base_components=3,
 )  # fmt: skip
+NEIGHBOURS_CONFIG = replace(CONFIG, codebook_size=150, latent_dim=4)  # the third group of tokens is not full
+NEIGHBOURS_SIZES = ((1, 1), (31, 33), (65, 129), (129, 65), (200, 150), (300, 140))
 QUALITIES = (0, 0.5, 25, 49.5, 50, 62.5, 99.5, 100)
 SIZES = ((1, 1), (1, 130), (130, 1), (31, 33), (64, 64), (65, 129), (200, 150), (700, 300))
 SCALES = 32  # rows of the detail table; with 256, the model would be mostly tables
@@ -80,13 +90,65 @@ def make_model(folder: Path) -> Codec:
     return Codec.load(NAME, device="cpu", models_dir=folder)
 
 
+def make_neighbours_model(folder: Path) -> Codec:
+    """Write the model whose tokens have a prior to `folder` and load it."""
+    tables, thresholds = short_tables()
+    prior = {name: torch.from_numpy(value) for name, value in token_prior(NEIGHBOURS_CONFIG.codebook_size).items()}
+    with mock.patch.object(store, "gaussian_tables", return_value=(tables, thresholds)):
+        store.save(make_network(NEIGHBOURS_CONFIG, seed=7), folder / f"{NEIGHBOURS}.safetensors", tables, prior)
+    return Codec.load(NEIGHBOURS, device="cpu", models_dir=folder)
+
+
+def token_prior(size: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random tensors of a token prior of `size` tokens, with numbers at all bounds; neighbours change much."""
+    random, (own, first, second, third) = np.random.default_rng(seed), (3, 6, 5, 4)
+
+    def normal(*shape: int, spread: float, unit: int) -> np.ndarray:
+        values = np.round(random.normal(0, spread, shape) * 2**unit)
+        return values.astype(np.int32 if len(shape) == 2 else np.int64)
+
+    tensors = {
+        "context": normal(size + 1, own, spread=1.0, unit=12),
+        "first.weight": normal(first, 4 * own, spread=0.5, unit=14),
+        "first.bias": normal(first, spread=0.3, unit=26),
+        "second.weight": normal(second, first, spread=0.6, unit=14),
+        "second.bias": normal(second, spread=0.3, unit=26),
+        "third.weight": normal(third, second, spread=0.8, unit=14),
+        "third.bias": normal(third, spread=0.3, unit=26),
+        "entries": normal(size, third, spread=0.5, unit=14),
+        "bias": normal(size, spread=1.0, unit=26),
+    }
+    tensors["entries"][:, 0] += (np.arange(size) // GROUP - 1) << 14  # groups differ
+    tensors["context"][3:size:29] = random.choice([-(2**26), 2**26], tensors["context"][3:size:29].shape)
+    tensors["first.bias"][-1] = 1 - 2**51  # always 0
+    tensors["second.bias"][-1] = 2**51 - 1  # always 2^26,
+    tensors["third.weight"][:, -1] = [1, -1, 0, 2]  # of which this makes 1.0, -1.0 and 2.0
+    tensors["second.weight"][3] *= 8
+    tensors["third.weight"][:, 3] = [0, 0, -(1500 << 14), 0]  # so the third channel is often -2^26,
+    tensors["entries"][:, 2] = random.integers(-6, 7, size)  # and makes some tokens 64 times as likely
+    return tensors
+
+
 def write_symbols(
     codec: Codec, size: tuple[int, int], quality: float, tokens: np.ndarray, fill: Callable[[int], np.ndarray]
 ) -> Container:
     """A file that holds `tokens` and, pass by pass, the detail symbols that `fill` gives for their number."""
-    semantic, detail = Encoder(), Encoder()
+    semantic = Encoder()
     tokens = tokens.astype(np.int32)
     semantic.put(tokens, np.zeros_like(tokens), codec.model.tokens.tables)
+    return with_detail(codec, size, quality, tokens, semantic.finish(), fill)
+
+
+def with_detail(
+    codec: Codec,
+    size: tuple[int, int],
+    quality: float,
+    tokens: np.ndarray,
+    semantic: bytes,
+    fill: Callable[[int], np.ndarray],
+) -> Container:
+    """A file with the section `semantic` of these tokens, and detail as in `write_symbols`."""
+    detail = Encoder()
     check = second_decoder.crc(tokens.astype("<i4").tobytes(), second_decoder.crc(codec.fingerprint))
     passes = codec._passes(quality, *size)
     for indices in passes:
@@ -94,7 +156,7 @@ def write_symbols(
         detail.put(symbols, indices, codec.model.detail_tables)
         passes.accept(symbols)
         check = second_decoder.crc(symbols.astype("<i4").tobytes(), check)
-    return Container(codec.model_id, *size, quality, check, semantic.finish(), detail.finish())
+    return Container(codec.model_id, *size, quality, check, semantic, detail.finish())
 
 
 def good_files(codec: Codec) -> dict[str, bytes]:
@@ -229,15 +291,154 @@ def bad_files(codec: Codec) -> dict[str, Bad]:
     return bad
 
 
+def neighbours_good_files(codec: Codec) -> dict[str, bytes]:
+    """Valid files by name, of the model with a token prior."""
+    files = {}
+    for size in NEIGHBOURS_SIZES:
+        for quality in (0, 62.5, 100) if size == (65, 129) else (62.5,):
+            files[f"{size[0]}x{size[1]}-q{quality:g}"] = codec.encode(picture(*size), quality=quality)
+    wide, tall = (320, 256), (100, 450)
+    every = np.arange(tokens_of(codec, wide)) * 7 % NEIGHBOURS_CONFIG.codebook_size
+    sections = {
+        "every-token": (wide, every),
+        "tokens-at-random": (tall, np.random.default_rng(9).integers(0, 150, tokens_of(codec, tall))),
+        "the-likeliest-tokens": (tall, likeliest(codec, tall)),
+        "empty-semantic-section": (tall, np.zeros(tokens_of(codec, tall))),
+    }
+    return files | {name: pack(with_tokens(codec, *held)) for name, held in sections.items()}
+
+
+def tokens_of(codec: Codec, size: tuple[int, int]) -> int:
+    """How many tokens a picture has."""
+    return codec.tiling.tiles(*size)[0] * NEIGHBOURS_CONFIG.tokens_per_tile
+
+
+def with_tokens(codec: Codec, size: tuple[int, int], tokens: np.ndarray) -> Container:
+    """A file of the model with a token prior that holds `tokens`, and few detail symbols other than 0."""
+    tokens = tokens.astype(np.int32)
+    semantic = codec.model.tokens.pack(tokens, codec.tiling.tiles(*size)[1])
+    return with_detail(codec, size, 50, tokens, semantic, lambda n: np.arange(n) % 7 // 6)
+
+
+def grid_of(codec: Codec, size: tuple[int, int]) -> tuple[int, int, list[second_decoder.Place]]:
+    """Rows and columns of the tokens of a picture, and the places of tokens in the order of tiles."""
+    tiles, across = codec.tiling.tiles(*size)
+    tall, wide = (NEIGHBOURS_CONFIG.tile_px // side for side in NEIGHBOURS_CONFIG.base_region_px)
+    rows = tiles // across
+    return rows * tall, across * wide, list(second_decoder.tile_by_tile(rows, across, tall, wide))
+
+
+def likeliest(codec: Codec, size: tuple[int, int]) -> np.ndarray:
+    """The tokens of which each is the likeliest one after those before it."""
+    prior, (height, width, places) = prior_of(codec), grid_of(codec, size)
+    grid: dict[second_decoder.Place, int] = {}
+    for place in chain(*second_decoder.waves(height, width)):
+        weights = np.array(prior.weights_at(grid, place))
+        group = int(weights.sum(1).argmax())
+        grid[place] = group * GROUP + int(weights[group].argmax())
+    return np.array([grid[place] for place in places])
+
+
+def prior_of(codec: Codec) -> second_decoder.TokenPrior:
+    """The token prior as the second decoder reads it."""
+    return second_decoder.TokenPrior(second_decoder.read_model(codec.model.entry.weights).token_prior)
+
+
+def ending_in(
+    prior: second_decoder.TokenPrior,
+    grid: Mapping[second_decoder.Place, int],
+    pieces: Iterable[list[second_decoder.Place]],
+    last: second_decoder.Place,
+    ending: tuple[int, int],
+) -> bytes:
+    """The section of a grid of tokens, but for the group and the member of the last one, which are `ending`."""
+    encoder = Encoder()
+
+    def put(symbol: int, row: second_decoder.Row) -> None:
+        tables = Tables([row.counts], [len(row.counts)], [row.offset])
+        encoder.put(np.array([symbol]), np.zeros(1, np.int32), tables)
+
+    for piece in pieces:
+        weights = [prior.weights_at(grid, place) for place in piece]
+        symbols = [ending if place == last else divmod(grid[place], GROUP) for place in piece]
+        for (group, _), w in zip(symbols, weights, strict=True):
+            put(group, second_decoder.token_counts([sum(one) for one in w], 32768))
+        for (group, member), w in zip(symbols, weights, strict=True):
+            put(member, second_decoder.token_counts(w[group if 0 <= group < len(w) else 0], 65536))
+    return encoder.finish()
+
+
+def neighbours_bad_files(codec: Codec) -> dict[str, Bad]:
+    """Files that are refused, by name, of the model with a token prior."""
+    size = (150, 70)
+    fields = unpack(codec.encode(picture(*size), quality=62.5))
+    found = second_decoder.decode(pack(fields), second_decoder.read_model(codec.model.entry.weights))
+    height, width, places = grid_of(codec, size)
+    grid, pieces = dict(zip(places, found.tokens, strict=True)), list(second_decoder.waves(height, width))
+    known = {place: token for place, token in grid.items() if place != places[-1]}
+    group, member = divmod(found.tokens[-1], GROUP)
+
+    def with_sections(**sections: bytes) -> bytes:
+        return pack(replace(fields, **sections))
+
+    def ending(*symbols: int) -> bytes:
+        return with_sections(semantic=ending_in(prior_of(codec), known, pieces, places[-1], symbols))
+
+    assert ending(group, member) == pack(fields)
+    in_waves = [grid[place] for place in chain(*pieces)]
+    check = second_decoder.crc(struct.pack(f"<{len(in_waves)}i", *in_waves), second_decoder.crc(codec.fingerprint))
+    check = second_decoder.crc(struct.pack(f"<{len(found.detail)}i", *found.detail), check)
+    large = replace(fields, width_px=64, height_px=16448, detail=b"")  # 257 tiles with 2056 tokens
+    size_of_codebook = NEIGHBOURS_CONFIG.codebook_size
+    outside = 12, "FormatError", "outside the codebook"
+    return {
+        "a-token-of-the-last-group-above-the-codebook": Bad(ending(*divmod(size_of_codebook, GROUP)), *outside),
+        "a-group-above-the-last": Bad(ending(-(-size_of_codebook // GROUP), member), *outside),
+        "a-group-below-0": Bad(ending(-1, member), *outside),
+        "a-member-above-its-group": Bad(ending(0, GROUP + 1), *outside),
+        "a-member-below-0": Bad(ending(1, -1), *outside),
+        "a-byte-more-of-tokens": Bad(with_sections(semantic=fields.semantic + b"\1"), 12, "FormatError", ""),
+        "a-zero-byte-more-of-tokens": Bad(with_sections(semantic=fields.semantic + b"\0"), 12, "FormatError", ""),
+        "a-byte-less-of-tokens": Bad(with_sections(semantic=fields.semantic[:-1]), 12, "FormatError", ""),
+        "no-tokens": Bad(with_sections(semantic=b""), 12, "FormatError", ""),
+        "tokens-that-no-encoder-writes": Bad(with_sections(semantic=b"\xff" * 9), 12, "FormatError", ""),
+        "another-size": Bad(pack(replace(fields, width_px=70, height_px=150)), 12, "FormatError", ""),
+        "the-symbol-check-in-the-order-of-waves": Bad(
+            pack(replace(fields, symbol_check=check)), 12, "FormatError", "do not match"
+        ),
+        "a-byte-too-few-for-the-size": Bad(
+            pack(replace(large, semantic=b"\x5a" * 248)), 12, "FormatError", "too short"
+        ),
+        "a-picture-from-nothing": Bad(
+            pack(replace(fields, width_px=8192, height_px=8192, semantic=b"\x5a", detail=b"")), 12, "FormatError",
+            "too short",
+        ),
+    }  # fmt: skip
+
+
 def main(folder: Path) -> None:
     """Write model, files and manifest."""
-    for name in ("model", "good", "bad"):
-        (folder / name).mkdir(parents=True, exist_ok=True)
+    (folder / "model").mkdir(parents=True, exist_ok=True)
     codec = make_model(folder / "model")
-    model = second_decoder.read_model(folder / "model" / f"{NAME}.safetensors")
+    write(folder, codec, good_files(codec), bad_files(codec))
+    codec.decode((folder / "good" / f"{SHOWN}.dlf").read_bytes()).save(folder / f"{SHOWN}.png")
+
+
+def main_neighbours(folder: Path) -> None:
+    """Write the model with a token prior, its files and their manifest."""
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    codec = make_neighbours_model(folder / "model")
+    write(folder / "neighbours", codec, neighbours_good_files(codec), neighbours_bad_files(codec))
+
+
+def write(folder: Path, codec: Codec, good_data: dict[str, bytes], bad_data: dict[str, Bad]) -> None:
+    """Write files and manifest."""
+    for name in ("good", "bad"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    model = second_decoder.read_model(codec.model.entry.weights)
     manifest: dict[str, object] = {"format_version": 1, "model": codec.fingerprint.hex()}
     good, bad = {}, {}
-    for name, data in sorted(good_files(codec).items()):
+    for name, data in sorted(good_data.items()):
         (folder / "good" / f"{name}.dlf").write_bytes(data)
         fields, symbols = unpack(data), second_decoder.decode(data, model)
         good[name] = {
@@ -251,11 +452,10 @@ def main(folder: Path) -> None:
             "detail_symbols_sha256": hash_of(symbols.detail),
             "latent_sha256": hashlib.sha256(symbols.latent).hexdigest(),
         }
-    for name, file in sorted(bad_files(codec).items()):
+    for name, file in sorted(bad_data.items()):
         (folder / "bad" / f"{name}.dlf").write_bytes(file.data)
         digest = hashlib.sha256(file.data).hexdigest()
         bad[name] = {"sha256": digest, "rule": file.rule, "error": file.error, "message": file.message}
-    codec.decode((folder / "good" / f"{SHOWN}.dlf").read_bytes()).save(folder / f"{SHOWN}.png")
     text = json.dumps(manifest | {"good": good, "bad": bad}, indent=1) + "\n"
     (folder / "manifest.json").write_text(text)
 
@@ -266,4 +466,4 @@ def hash_of(symbols: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (main_neighbours if sys.argv[2:] == ["neighbours"] else main)(Path(sys.argv[1]))

@@ -13,9 +13,9 @@ import json
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise, product
 from operator import mul
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from typing import Any
 import vp8l
 
 Map = list[list[int]]  # channels of cells, the cells row by row
+Place = tuple[int, int]  # row and column in a grid of tokens
 
 DEFAULT_MAX_PIXELS = 1 << 27
 MAX_SIDE_PX = 1 << 20
@@ -305,7 +306,8 @@ class Model:
     fingerprint: bytes
     prior: dict[str, Tensor]
     thresholds: tuple[int, ...]
-    token_row: Row
+    token_row: Row | None
+    token_prior: dict[str, Tensor]  # empty where there is a row for tokens
     detail_rows: list[Row]
 
 
@@ -340,13 +342,19 @@ def read_model(path: Path) -> Model:
     lines = [json.dumps(about["config"], sort_keys=True)]
     lines += [f"{name} {about['digests'][name]}" for name in sorted(about["digests"], key=str.encode)]
     prior = {name.removeprefix("prior."): t for name, t in tensors.items() if name.startswith("prior.")}
+    token_prior = {n.removeprefix("token_prior."): t for n, t in tensors.items() if n.startswith("token_prior.")}
     _check_bounds(prior)
+    _check_bounds(token_prior)
+    table = any(name.startswith("tables.token.") for name in tensors)
+    if table == bool(token_prior) or (token_prior and not about["config"]["base_components"]):
+        raise ValueError("a model has either a token table or, with a linear base, a token prior")
     return Model(
         about["config"],
         hashlib.sha256("\n".join(lines).encode()).digest(),
         prior,
         tensors["tables.thresholds"].rows[0],
-        _rows(tensors, "token")[0],
+        _rows(tensors, "token")[0] if table else None,
+        token_prior,
         _rows(tensors, "detail"),
     )
 
@@ -359,12 +367,12 @@ def _rows(tensors: dict[str, Tensor], name: str) -> list[Row]:
 def _check_bounds(prior: dict[str, Tensor]) -> None:
     for name, tensor in prior.items():
         for row in tensor.rows:
-            if name.endswith(".weight"):
+            if name.endswith("weight") or name == "entries":
                 fits = sum(map(abs, row)) < 1 << 26
             else:
-                fits = max(map(abs, row)) < (1 << 51 if name.endswith(".bias") else (1 << 26) + 1)
+                fits = max(map(abs, row)) < (1 << 51 if name.endswith("bias") else (1 << 26) + 1)
             if not fits:
-                raise ValueError(f"prior.{name} is out of bounds")
+                raise ValueError(f"{name} is out of bounds")
 
 
 # --- detail prior -------------------------------------------------------------------------------------------------
@@ -448,6 +456,97 @@ def _combine(function: Callable[[int, int], int], a: Map, b: Map) -> Map:
     return [list(map(function, c, d)) for c, d in zip(a, b, strict=True)]
 
 
+# --- tokens -------------------------------------------------------------------------------------------------------
+
+GROUP, PIECE = 64, 256
+POWERS = [round(2.0 ** (30 - f / 64)) for f in range(64)]
+
+
+class TokenPrior:
+    """SPEC.md, "Token prior"."""
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.tensors = tensors
+        self.size = tensors["bias"].shape[0]
+
+    def weights_at(self, grid: Mapping[Place, int], place: Place) -> list[list[int]]:
+        """The weights of all tokens at a place, group by group; `grid` has the tokens that are known."""
+        i, j = place
+        neighbours = (i, j - 1), (i - 1, j), (i - 1, j - 1), (i - 1, j + 1)
+        return self.weights(tuple(grid.get(near, self.size) for near in neighbours))
+
+    def weights(self, neighbours: tuple[int, ...]) -> list[list[int]]:
+        """The weights of all tokens beside these, group by group; the size of the codebook stands for none."""
+        x = [value for token in neighbours for value in self.tensors["context"].rows[token]]
+        for name, least in (("first", 0), ("second", 0), ("third", -(1 << 26))):
+            x = [max(least, min(1 << 26, y >> 14)) for y in self._sums(f"{name}.weight", f"{name}.bias", x)]
+        scores = [y >> 20 for y in self._sums("entries", "bias", x)]
+        below = [min(31 * 64, max(scores) - score) for score in scores]
+        weights = [POWERS[d % 64] >> d // 64 for d in below] + [0] * (-self.size % GROUP)
+        return [weights[first : first + GROUP] for first in range(0, len(weights), GROUP)]
+
+    def _sums(self, weight: str, bias: str, x: Sequence[int]) -> list[int]:
+        rows, biases = self.tensors[weight].rows, self.tensors[bias].rows[0]
+        return [sum(map(mul, row, x)) + b for row, b in zip(rows, biases, strict=True)]
+
+
+def token_counts(weights: Sequence[int], most: int) -> Row:
+    """The table for symbols with these weights."""
+    if not any(weights):
+        weights = [1] * len(weights)
+    m, total = len(weights), sum(weights)
+    counts = [1 + w * (65535 - m) // total for w in weights]
+    first = weights.index(max(weights))
+    counts[first] = min(most, counts[first] + 65535 - sum(counts))
+    return Row([0, *accumulate(counts), 65536], 0)
+
+
+def waves(height: int, width: int) -> Iterator[list[Place]]:
+    """The pieces in which a grid of tokens is coded."""
+    for number in range(width + 2 * height):
+        wave = [(i, number - 2 * i) for i in range(height) if 0 <= number - 2 * i < width]
+        for start in range(0, len(wave), PIECE):
+            yield wave[start : start + PIECE]
+
+
+def tile_by_tile(rows: int, cols: int, tall: int, wide: int) -> Iterator[Place]:
+    """The places of `rows` x `cols` tiles, each of `tall` x `wide` tokens."""
+    for r, c, i, j in product(range(rows), range(cols), range(tall), range(wide)):
+        yield r * tall + i, c * wide + j
+
+
+def tokens_by_neighbours(stream: RangeDecoder, prior: TokenPrior, height: int, width: int) -> dict[Place, int]:
+    """The tokens of a grid; raises Refused."""
+    grid: dict[Place, int] = {}
+    for piece in waves(height, width):
+        weights = [prior.weights_at(grid, place) for place in piece]
+        groups = [stream.symbol(token_counts([sum(group) for group in w], 32768)) for w in weights]
+        if any(not 0 <= group < len(w) for group, w in zip(groups, weights, strict=True)):
+            raise Refused(12, "a group outside the codebook")
+        for place, group, w in zip(piece, groups, weights, strict=True):
+            member = stream.symbol(token_counts(w[group], 65536))
+            grid[place] = group * GROUP + member
+            if not 0 <= member < GROUP or grid[place] >= prior.size:
+                raise Refused(12, "a token outside the codebook")
+    return grid
+
+
+def _decode_tokens(file: File, model: Model, rows: int, cols: int) -> list[int]:
+    """The tokens tile by tile; raises Refused."""
+    config = model.config
+    stream = RangeDecoder(file.semantic)
+    if model.token_row is not None:
+        tokens = [stream.symbol(model.token_row) for _ in range(rows * cols * config["tokens_per_tile"])]
+    else:
+        tall, wide = (config["tile_px"] // side for side in config["base_region_px"])
+        grid = tokens_by_neighbours(stream, TokenPrior(model.token_prior), rows * tall, cols * wide)
+        tokens = [grid[place] for place in tile_by_tile(rows, cols, tall, wide)]
+    stream.finish()
+    if not all(0 <= token < config["codebook_size"] for token in tokens):
+        raise Refused(12, "a token outside the codebook")
+    return tokens
+
+
 # --- the whole ----------------------------------------------------------------------------------------------------
 
 
@@ -469,11 +568,7 @@ def decode(data: bytes, model: Model, max_pixels: int = DEFAULT_MAX_PIXELS) -> S
     config = model.config
     rows, cols = -(-file.height_px // config["tile_px"]), -(-file.width_px // config["tile_px"])
     _refuse_too_short(file, model, rows * cols)
-    stream = RangeDecoder(file.semantic)
-    tokens = [stream.symbol(model.token_row) for _ in range(rows * cols * config["tokens_per_tile"])]
-    stream.finish()
-    if not all(0 <= token < config["codebook_size"] for token in tokens):
-        raise Refused(12, "a token outside the codebook")
+    tokens = _decode_tokens(file, model, rows, cols)
     detail, latent = _decode_detail(file, model, rows, cols)
     check = crc(struct.pack(f"<{len(tokens) + len(detail)}i", *tokens, *detail), crc(model.fingerprint))
     if check != file.symbol_check:
@@ -482,9 +577,10 @@ def decode(data: bytes, model: Model, max_pixels: int = DEFAULT_MAX_PIXELS) -> S
 
 
 def _refuse_too_short(file: File, model: Model, tiles: int) -> None:
-    counts = model.token_row.counts
-    widest = max(b - a for a, b in pairwise(counts))
-    bits = max(b for b in range(17) if widest << b <= 1 << 16)
+    bits = 1
+    if model.token_row is not None:
+        widest = max(b - a for a, b in pairwise(model.token_row.counts))
+        bits = max(b for b in range(17) if widest << b <= 1 << 16)
     if tiles * model.config["tile_px"] ** 2 > 1 << 20:
         tokens = tiles * model.config["tokens_per_tile"]
         if 8 * len(file.semantic) + 64 < bits * tokens:

@@ -8,16 +8,19 @@ import re
 import struct
 import sys
 from contextlib import suppress
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 import second_decoder
-from make_vectors import NAME, hash_of
+from make_vectors import NAME, NEIGHBOURS, hash_of, token_prior
 from PIL import Image
-from test_vectors import BAD, GOOD, MANIFEST, VECTORS, read
+from test_vectors import ALL, BAD, GOOD, VECTORS, Case, Vectors, codec_of, read
 
 from dlfc.codec import Codec
+from dlfc.entropy.tokens import ByNeighbours
 from dlfc.errors import DlfcError
 from dlfc.formats import unpack
 
@@ -27,7 +30,12 @@ PHOTO = Path(__file__).parent / "data" / "photo.png"
 
 @pytest.fixture(scope="module")
 def model() -> second_decoder.Model:
-    return second_decoder.read_model(VECTORS / "model" / f"{NAME}.safetensors")
+    return model_of(NAME)
+
+
+@cache
+def model_of(name: str) -> second_decoder.Model:
+    return second_decoder.read_model(VECTORS / "model" / f"{name}.safetensors")
 
 
 def test_it_uses_nothing_of_the_product_and_no_numerical_library() -> None:
@@ -38,31 +46,35 @@ def test_it_uses_nothing_of_the_product_and_no_numerical_library() -> None:
         assert {name.split(".")[0] for name in imports if name} <= sys.stdlib_module_names | {"vp8l"}
 
 
-def test_it_finds_the_fingerprint_of_the_model(model: second_decoder.Model) -> None:
-    assert model.fingerprint.hex() == MANIFEST["model"]
+@pytest.mark.parametrize("vectors", ALL, ids=lambda vectors: vectors.model)
+def test_it_finds_the_fingerprint_of_the_model(vectors: Vectors) -> None:
+    assert model_of(vectors.model).fingerprint.hex() == vectors.manifest["model"]
 
 
-@pytest.mark.parametrize("name", GOOD)
-def test_it_finds_the_symbols_of_a_good_vector(model: second_decoder.Model, name: str) -> None:
-    found, facts = second_decoder.decode(read("good", name), model), GOOD[name]
+@pytest.mark.parametrize("case", GOOD, ids=str)
+def test_it_finds_the_symbols_of_a_good_vector(case: Case) -> None:
+    found, facts = second_decoder.decode(case.data, model_of(case.model)), case.facts
     assert (len(found.tokens), hash_of(found.tokens)) == (facts["tokens"], facts["tokens_sha256"])
     assert (len(found.detail), hash_of(found.detail)) == (facts["detail_symbols"], facts["detail_symbols_sha256"])
     assert hashlib.sha256(found.latent).hexdigest() == facts["latent_sha256"]
 
 
-@pytest.mark.parametrize("name", BAD)
-def test_it_refuses_a_bad_vector_by_its_rule(model: second_decoder.Model, name: str) -> None:
+@pytest.mark.parametrize("case", BAD, ids=str)
+def test_it_refuses_a_bad_vector_by_its_rule(case: Case) -> None:
     with pytest.raises(second_decoder.Refused) as caught:
-        second_decoder.decode(read("bad", name), model)
-    assert caught.value.rule == BAD[name]["rule"]
+        second_decoder.decode(case.data, model_of(case.model))
+    assert caught.value.rule == case.facts["rule"]
 
 
-def test_both_refuse_the_same_damaged_files(model: second_decoder.Model) -> None:
-    codec = Codec.load(str(VECTORS / "model" / f"{NAME}.safetensors"), device="cpu")
+@pytest.mark.parametrize("name", [NAME, NEIGHBOURS])
+def test_both_refuse_the_same_damaged_files(name: str) -> None:
+    model, codec = model_of(name), codec_of(name)
+    vectors = next(vectors for vectors in ALL if vectors.model == name)
+    whole = (vectors.folder / "good" / "31x33-q62.5.dlf").read_bytes()
     random = np.random.default_rng(3)
     accepted = 0
     for round_number in range(60):
-        data = bytearray(read("good", "31x33-q62.5"))
+        data = bytearray(whole)
         at = int(random.integers(7, len(data)))
         data[at] ^= int(random.integers(1, 256))
         if round_number % 3:  # with a file check that fits, where the sizes still say where it is
@@ -75,6 +87,76 @@ def test_both_refuse_the_same_damaged_files(model: second_decoder.Model) -> None
         assert (ours is None) == (theirs is None), bytes(data).hex()
         accepted += ours is not None
     assert accepted < 20
+
+
+@pytest.mark.parametrize("size", [1, 64, 65, 150, 500])
+def test_it_reads_tokens_of_codebooks_of_any_size(size: int) -> None:
+    tensors = token_prior(size, seed=size)
+    prior, random = second_decoder.TokenPrior(as_rows(tensors)), np.random.default_rng(size)
+    for _ in range(4):
+        tokens = random.integers(0, size, (6, 6)).astype(np.int32)
+        stream = second_decoder.RangeDecoder(ByNeighbours(tensors, 2, 3).pack(tokens, 2))
+        grid = second_decoder.tokens_by_neighbours(stream, prior, 6, 6)
+        stream.finish()
+        assert [grid[place] for place in second_decoder.tile_by_tile(3, 2, 2, 3)] == tokens.reshape(-1).tolist()
+
+
+def test_both_ask_for_a_bit_of_every_token_of_a_large_picture() -> None:
+    file = second_decoder.read_container(
+        (VECTORS / "neighbours" / "bad" / "a-byte-too-few-for-the-size.dlf").read_bytes()
+    )
+    codec, tiles = codec_of(NEIGHBOURS), 257
+    assert 8 * len(file.semantic) + 64 == tiles * 8 - 8
+    with pytest.raises(second_decoder.Refused, match="too few"):
+        second_decoder._refuse_too_short(file, model_of(NEIGHBOURS), tiles)
+    assert codec._too_short(file.semantic, tiles)
+    enough = replace(file, semantic=file.semantic + b"Z")
+    second_decoder._refuse_too_short(enough, model_of(NEIGHBOURS), tiles)
+    assert not codec._too_short(enough.semantic, tiles)
+
+
+def test_a_wave_of_many_tokens_is_coded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = token_prior(2)
+    prior = second_decoder.TokenPrior(as_rows(tensors))
+    monkeypatch.setattr(prior, "weights", cache(prior.weights))  # two tokens have few surroundings
+    tokens = np.random.default_rng(0).integers(0, 2, (1, 260 * 520)).astype(np.int32)
+    section = ByNeighbours(tensors, 260, 520).pack(tokens, 1)
+    stream = second_decoder.RangeDecoder(section)
+    grid = second_decoder.tokens_by_neighbours(stream, prior, 260, 520)
+    stream.finish()
+    assert [grid[place] for place in sorted(grid)] == tokens.reshape(-1).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "most"),
+    [
+        ("context", (7, 1), 2**26),
+        ("first.weight", (2, slice(3)), (2**26 - 1) // 3),
+        ("entries", (4, slice(3)), (2**26 - 1) // 3),
+        ("second.bias", (0,), 2**51 - 1),
+        ("bias", (9,), 2**51 - 1),
+    ],
+)
+def test_both_take_the_same_bounds_of_a_token_prior(name: str, at: tuple[int | slice, ...], most: int) -> None:
+    tensors = token_prior(20)
+    if len(at) == 2:
+        tensors[name][at[0]] = 0
+    for sign in (1, -1):
+        tensors[name][at] = sign * most
+        ByNeighbours(tensors, 2, 2)
+        second_decoder._check_bounds(as_rows(tensors))
+        tensors[name][at] = sign * (most + 1)
+        with pytest.raises(ValueError, match="too large"):
+            ByNeighbours(tensors, 2, 2)
+        with pytest.raises(ValueError, match="out of bounds"):
+            second_decoder._check_bounds(as_rows(tensors))
+
+
+def as_rows(tensors: dict[str, np.ndarray]) -> dict[str, second_decoder.Tensor]:
+    return {
+        name: second_decoder.Tensor(values.shape, [tuple(map(int, row)) for row in np.atleast_2d(values)])
+        for name, values in tensors.items()
+    }
 
 
 def test_it_reads_a_file_of_the_default_model() -> None:
@@ -106,6 +188,10 @@ def test_the_file_of_the_specification_reads_as_its_table_says() -> None:
 
 
 def test_the_numbers_of_the_specification_are_right() -> None:
+    assert second_decoder.token_counts([5, 0, 2], 65536).counts == [0, 46810, 46811, 65535, 65536]
+    assert second_decoder.token_counts([5, 0, 2], 32768).counts == [0, 32768, 32769, 51493, 65536]
+    for f, power in enumerate(second_decoder.POWERS):  # 2 * power - 1 and + 1 are beside 2^(31 - f/64)
+        assert (2 * power - 1) ** 64 < 1 << 64 * 31 - f < (2 * power + 1) ** 64
     assert second_decoder.crc(b"123456789") == 0x29B1
     for encoded, value in (("00", 0), ("7f", 127), ("8001", 128), ("ff05", 767)):
         assert second_decoder._Bytes(bytes.fromhex(encoded)).varint() == value
