@@ -98,6 +98,7 @@ fuzz: $(STAMP) ## hostile input to coder, container, models and program, FUZZ_SE
 	DLFC_FUZZ_EXAMPLES=$$((100 * $(FUZZ_SECONDS))) $(BIN)/python -m pytest tests/fuzz/fuzz_container.py
 	DLFC_FUZZ_EXAMPLES=$$((5 * $(FUZZ_SECONDS))) $(BIN)/python -m pytest tests/fuzz/fuzz_models.py
 	$(BIN)/python tests/fuzz/mutate.py --files 1000000000 --seconds $(FUZZ_SECONDS) --seed $$(date +%s)
+	$(BIN)/python tests/fuzz/mutate.py --files 1000000000 --seconds $(FUZZ_SECONDS) --seed $$(date +%s) --by-neighbours
 
 clean: ## remove what was built, but not .venv
 	rm -rf build out dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

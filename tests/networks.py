@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from dlfc.entropy.tables import detail_tables, token_table
+from dlfc.entropy.tokens import ACTIVATION_BITS, WEIGHT_BITS
 from dlfc.model.bottleneck import DetailPrior
 from dlfc.model.config import DLFConfig
 from dlfc.model.dlf import DLF
@@ -112,10 +113,32 @@ def make_network(config: DLFConfig = TINY, seed: int = 0) -> DLF:
     return network.requires_grad_(False)
 
 
-def install(folder: Path, name: str = "tiny", config: DLFConfig = TINY, seed: int = 0) -> ModelEntry:
-    """Write such a network to `folder` as an installed model, with Gaussian tables and equally likely tokens."""
+def random_token_prior(size: int = TINY.codebook_size, seed: int = 0) -> dict[str, Tensor]:
+    """The integers of a small token prior for which neighbours matter: some tokens are likely and many are not."""
+    random, shapes = np.random.default_rng(seed), {"first": (8, 16), "second": (8, 8), "third": (6, 8)}
+
+    def around(shape: tuple[int, ...], reach: float, dtype: type = np.int32) -> Tensor:
+        return torch.from_numpy(random.integers(-int(reach), int(reach), shape, endpoint=True).astype(dtype))
+
+    tensors = {"context": around((size + 1, 4), 2 * 2**ACTIVATION_BITS)}
+    tensors["entries"] = around((size, 6), 2 * 2**WEIGHT_BITS)
+    tensors["bias"] = around((size,), 2 ** (ACTIVATION_BITS + WEIGHT_BITS), np.int64)
+    for name, shape in shapes.items():
+        tensors[f"{name}.weight"] = around(shape, 0.7 * 2**WEIGHT_BITS)
+        tensors[f"{name}.bias"] = around(shape[:1], 0.3 * 2 ** (ACTIVATION_BITS + WEIGHT_BITS), np.int64)
+    return tensors
+
+
+def install(
+    folder: Path, name: str = "tiny", config: DLFConfig = TINY, seed: int = 0, *, by_neighbours: bool = False
+) -> ModelEntry:
+    """Write such a network to `folder` as an installed model, with Gaussian tables.
+
+    Its tokens are equally likely, or each by its neighbours, with a random prior.
+    """
     flat = token_table(np.full(config.codebook_size, 1000, np.int64))
-    return store.save(make_network(config, seed), folder / f"{name}.safetensors", detail_tables(), flat)
+    token = random_token_prior(config.codebook_size, seed) if by_neighbours else flat
+    return store.save(make_network(config, seed), folder / f"{name}.safetensors", detail_tables(), token)
 
 
 def photo(width_px: int, height_px: int, seed: int = 0) -> Image.Image:

@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from networks import TINY, install
+from networks import TINY, install, random_token_prior
 from safetensors.torch import load_file, save_file
 
+from dlfc.codec import Codec
 from dlfc.entropy.coder import Tables
-from dlfc.errors import ModelError
+from dlfc.errors import FormatError, ModelError
+from dlfc.formats import Container, pack
 from dlfc.model.config import DLFConfig
 from dlfc.model.dlf import DLF
 from dlfc.zoo import registry, store, weights_file
@@ -28,12 +30,27 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> ModelEntry:
     return install(tmp_path_factory.mktemp("models"))
 
 
+@pytest.fixture(scope="module")
+def made_by_neighbours(tmp_path_factory: pytest.TempPathFactory) -> ModelEntry:
+    return install(tmp_path_factory.mktemp("models"), by_neighbours=True)
+
+
+def copied(made: ModelEntry, folder: Path) -> ModelEntry:
+    for path in (made.weights, made.description):
+        shutil.copy(path, folder)
+    return replace(made, weights=folder / made.weights.name)
+
+
 @pytest.fixture
 def entry(made: ModelEntry, tmp_path: Path) -> ModelEntry:
     """A model in a folder of its own."""
-    for path in (made.weights, made.description):
-        shutil.copy(path, tmp_path)
-    return replace(made, weights=tmp_path / made.weights.name)
+    return copied(made, tmp_path)
+
+
+@pytest.fixture
+def by_neighbours(made_by_neighbours: ModelEntry, tmp_path: Path) -> ModelEntry:
+    """A model with a token prior, in a folder of its own."""
+    return copied(made_by_neighbours, tmp_path)
 
 
 def forge(entry: ModelEntry, config: dict[str, object] | None = None, **tensors: torch.Tensor) -> ModelEntry:
@@ -100,6 +117,59 @@ def test_tables_of_more_rows_than_the_coder_counts_are_refused() -> None:
     rows = 5000
     with pytest.raises(ValueError, match="5000 rows"):
         Tables(np.tile([0, 65536], (rows, 1)), np.full(rows, 2), np.zeros(rows, np.int32))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "reason"),
+    [
+        ({"context": torch.zeros(33, 4)}, "no integers"),
+        ({"first.bias": torch.zeros(8, dtype=torch.float16)}, "no integers"),
+        ({"context": torch.full((33, 4), 2**31 - 1, dtype=torch.int32)}, "context has values that are too large"),
+        ({"bias": torch.full((32,), -(2**63))}, "bias has values that are too large"),
+        ({"bias": torch.zeros(32, 1, dtype=torch.int64)}, "other dimensions"),
+        ({"bias": torch.zeros((), dtype=torch.int64)}, "other dimensions"),
+        ({"entries": torch.zeros(32, 0, dtype=torch.int32)}, "not of one codebook"),
+        ({"first.weight": torch.zeros(8, 15, dtype=torch.int32)}, "first does not fit"),
+        ({"second.weight": torch.full((8, 8), 2**23, dtype=torch.int32)}, "second.weight has values"),
+        ({"third.bias": torch.full((6,), 2**51)}, "third.bias has values"),
+        ({"fourth.weight": torch.zeros(6, 6, dtype=torch.int32)}, "fourth.weight is missing or unknown"),
+        ({"": torch.zeros(6, dtype=torch.int32)}, "is missing or unknown"),
+    ],
+)
+def test_a_token_prior_that_was_made_to_harm_is_refused_in_one_line(
+    tensors: dict[str, torch.Tensor], reason: str, by_neighbours: ModelEntry
+) -> None:
+    changes = {f"token_prior.{name}": tensor for name, tensor in tensors.items()}
+    forged = forge(by_neighbours, **changes)
+    with pytest.raises(ModelError, match=rf"tiny\.safetensors: the tensors do not make a model.*{reason}") as caught:
+        store.load(forged, torch.device("cpu"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_token_prior_beside_a_table_is_refused(entry: ModelEntry) -> None:
+    forged = forge(entry, **{f"token_prior.{name}": tensor for name, tensor in random_token_prior().items()})
+    with pytest.raises(ModelError, match=r"tiny\.safetensors.*tokens have a prior beside their table"):
+        store.load(forged, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_damaged_token_prior_is_refused(packed: bool, by_neighbours: ModelEntry) -> None:
+    stored = weights_file.read_header(by_neighbours.weights).tensors["token_prior.entries"]
+    data = bytearray(by_neighbours.weights.read_bytes())
+    data[stored.start + 1] ^= 1
+    by_neighbours.weights.write_bytes(data)
+    with pytest.raises(ModelError, match=r"tiny\.safetensors: the weights are not those of model 'tiny'"):
+        store.load(by_neighbours, torch.device("cpu"), packed=packed)
+
+
+def test_no_large_picture_comes_from_next_to_nothing_however_sure_a_prior_is(by_neighbours: ModelEntry) -> None:
+    sure = torch.full((TINY.codebook_size,), -(2**40))
+    sure[0] = 0
+    codec = Codec.load(str(forge(by_neighbours, token_prior__bias=sure).weights), device="cpu")
+    for size in ((1025, 1024), (8000, 8000)):
+        file = pack(Container(codec.model_id, *size, 50.0, 0, b"", b""))
+        with pytest.raises(FormatError, match="too short for a picture of this size"):
+            codec.decode(file)
 
 
 @pytest.mark.parametrize(

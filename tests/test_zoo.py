@@ -9,16 +9,21 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from networks import TINY, install, make_network
+from networks import PUBLISHED_TINY, TINY, install, make_network, photo, random_token_prior
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from dlfc.codec import Codec
 from dlfc.entropy.prior import ONE, to_integers
 from dlfc.entropy.tables import detail_tables, scale_thresholds
+from dlfc.entropy.tokens import ByNeighbours
 from dlfc.errors import ModelError
+from dlfc.formats import unpack
+from dlfc.model.dlf import Part
 from dlfc.zoo import registry, store
 from dlfc.zoo.registry import MODELS_DIR_VARIABLE, ModelEntry
 
@@ -141,6 +146,79 @@ def test_the_fingerprint_is_the_sha_256_that_the_specification_states() -> None:
     assert fingerprint(tensors) == hashlib.sha256(text.encode()).hexdigest()
 
 
+# --- a prior of tokens --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_prior(tmp_path: Path) -> ModelEntry:
+    return install(tmp_path, by_neighbours=True)
+
+
+def test_a_token_prior_takes_the_place_of_the_table(with_prior: ModelEntry) -> None:
+    tensors, expected = load_file(with_prior.weights), random_token_prior()
+    assert not [name for name in tensors if name.startswith("tables.token.")]
+    assert {name for name in tensors if name.startswith("token_prior.")} == {f"token_prior.{name}" for name in expected}
+    assert all(torch.equal(tensors[f"token_prior.{name}"], value) for name, value in expected.items())
+    assert with_prior.parameters == sum(v.numel() for k, v in tensors.items() if not k.startswith("tables."))
+
+
+def test_a_token_prior_knows_the_regions_of_a_tile(with_prior: ModelEntry) -> None:
+    tokens = store.load(with_prior, CPU).tokens
+    assert isinstance(tokens, ByNeighbours)
+    assert (tokens.rows, tokens.columns, tokens.size) == (4, 2, TINY.codebook_size)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_both_halves_of_a_model_have_its_token_prior(with_prior: ModelEntry, packed: bool) -> None:
+    tokens = np.random.default_rng(0).integers(0, TINY.codebook_size, (6, 8)).astype(np.int32)
+    expected = ByNeighbours({name: value.numpy() for name, value in random_token_prior().items()}, 4, 2)
+    parts: tuple[Part, ...] = ("both", "encode", "decode")
+    for part in parts:
+        loaded = store.load(with_prior, CPU, part, packed=packed)
+        section = loaded.tokens.pack(tokens, 3)
+        assert section == expected.pack(tokens, 3)
+        assert np.array_equal(loaded.tokens.unpack(section, 6, 3), tokens)
+
+
+@pytest.mark.parametrize("size", [(60, 50), (200, 150), (64, 300)])
+def test_a_model_with_a_token_prior_codes_pictures_in_halves(with_prior: ModelEntry, size: tuple[int, int]) -> None:
+    picture, whole = photo(*size), Codec.load(str(with_prior.weights), device="cpu", precision="float32")
+    halves = [
+        Codec.load(str(with_prior.weights), device="cpu", purpose=purpose, precision="float32")
+        for purpose in ("encode", "decode")
+    ]
+    data = halves[0].encode(picture, quality=70)
+    assert whole.encode(picture, quality=70) == data
+    assert halves[1].decode(data).tobytes() == whole.decode(data).tobytes()
+    analysis = whole.analyse([picture])[0]
+    found = whole.model.tokens.unpack(unpack(data).semantic, *whole.tiling.tiles(*size))
+    assert np.array_equal(found, analysis.tokens.numpy())
+    assert len(np.unique(found)) > 1
+
+
+def test_tokens_and_pixels_are_those_of_the_model_with_a_table(entry: ModelEntry, tmp_path: Path) -> None:
+    codecs = [
+        Codec.load(str(each.weights), device="cpu") for each in (entry, install(tmp_path, "other", by_neighbours=True))
+    ]
+    files = [codec.encode(photo(150, 130), quality=80) for codec in codecs]
+    table, prior = (unpack(file) for file in files)
+    assert table.semantic != prior.semantic
+    assert table.detail == prior.detail
+    assert table.symbol_check != prior.symbol_check  # which the fingerprint is in
+    assert codecs[0].decode(files[0]).tobytes() == codecs[1].decode(files[1]).tobytes()
+
+
+def test_the_fingerprint_changes_with_the_token_prior(entry: ModelEntry, with_prior: ModelEntry) -> None:
+    tensors = load_file(with_prior.weights)
+    seen = {fingerprint(tensors)}
+    assert seen == {with_prior.fingerprint}
+    for name in [name for name in tensors if name.startswith("token_prior.")]:
+        changed = tensors[name].clone()
+        changed.view(-1)[0] += 1
+        seen.add(fingerprint({**tensors, name: changed}))
+    assert len(seen) == 10
+
+
 # --- files that are refused ---------------------------------------------------------------------------------------
 
 
@@ -216,6 +294,42 @@ def test_a_tensor_of_another_shape_is_refused_even_if_its_description_vouches_fo
     tensors[name] = tensors[name].view(-1)[:-1].clone()
     with pytest.raises(ModelError, match=r"tiny\.safetensors"):
         store.load(rewrite(entry, tensors), CPU)
+
+
+@pytest.mark.parametrize("name", sorted(random_token_prior()))
+def test_a_file_with_part_of_a_token_prior_is_refused(with_prior: ModelEntry, name: str) -> None:
+    tensors = load_file(with_prior.weights)
+    del tensors[f"token_prior.{name}"]
+    with pytest.raises(ModelError, match=rf"tiny\.safetensors.*token prior's {name} is missing"):
+        store.load(rewrite(with_prior, tensors), CPU)
+
+
+def test_a_file_with_a_token_prior_and_a_table_is_refused(with_prior: ModelEntry, tmp_path: Path) -> None:
+    table = load_file(install(tmp_path, "table").weights)
+    tensors = load_file(with_prior.weights) | {k: v for k, v in table.items() if k.startswith("tables.token.")}
+    with pytest.raises(ModelError, match=r"tiny\.safetensors.*tokens have a prior beside their table"):
+        store.load(rewrite(with_prior, tensors), CPU)
+
+
+def test_a_file_with_neither_a_token_prior_nor_a_table_is_refused(entry: ModelEntry) -> None:
+    tensors = {k: v for k, v in load_file(entry.weights).items() if not k.startswith("tables.token.")}
+    with pytest.raises(ModelError, match=r"tiny\.safetensors: the tensors do not make a model") as caught:
+        store.load(rewrite(entry, tensors), CPU)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [TINY.codebook_size - 1, TINY.codebook_size + 1, 3 * TINY.codebook_size])
+def test_a_token_prior_of_another_codebook_is_refused(with_prior: ModelEntry, size: int) -> None:
+    other = {f"token_prior.{name}": value for name, value in random_token_prior(size).items()}
+    with pytest.raises(ModelError, match=r"tiny\.safetensors.*not one of this codebook"):
+        store.load(rewrite(with_prior, load_file(with_prior.weights) | other), CPU)
+
+
+def test_a_token_prior_without_regions_is_refused(tmp_path: Path) -> None:
+    published = install(tmp_path, "published", PUBLISHED_TINY, by_neighbours=True)
+    for part in ("both", "encode", "decode"):
+        with pytest.raises(ModelError, match=r"published\.safetensors.*although they stand for no regions"):
+            store.load(published, CPU, part)
 
 
 def test_tables_that_do_not_rise_are_refused(entry: ModelEntry) -> None:

@@ -27,7 +27,8 @@ SCORE_BITS = 6  # a score is a logarithm to base 2, in units of 1/64
 TOTAL = 1 << 16
 MOST = TOTAL // 2  # of a group: no token is free, so no picture comes from next to nothing
 
-_AT_ONCE = 256  # tokens of which the weights of all others are held: 8 MB for 4096 of them
+PIECE = 256  # places of a wave that are coded at a time: the weights of 4096 tokens at each of them take 4 MB
+_AT_ONCE = 256  # places, about, that an encoder looks at together
 _POWERS = np.round(2.0 ** (30 - np.arange(1 << SCORE_BITS) / (1 << SCORE_BITS))).astype(np.int32)
 _LAYERS = ("first", "second", "third")
 
@@ -176,8 +177,8 @@ class ByNeighbours:
         height, width = height - 1, width - 2
         for wave in range(width + 2 * (height - 1)):
             first, end = max(0, (wave - width + 2) // 2), min(height - 1, wave // 2) + 1
-            for top in range(first, end, _AT_ONCE):
-                rows = np.arange(top, min(top + _AT_ONCE, end))
+            for top in range(first, end, PIECE):
+                rows = np.arange(top, min(top + PIECE, end))
                 yield rows + 1, wave - 2 * rows + 1
 
     def _weights(self, grids: Int64Array, rows: Int64Array, columns: Int64Array) -> Int32Array:
@@ -214,7 +215,7 @@ def _batches(waves: Iterator[Places]) -> Iterator[list[Places]]:
 def _tables(weights: Int32Array | Int64Array, most: int) -> Tables:
     """Tables of counts in proportion to `weights` N M, each at least 1 and at most `most`; the escape has the rest."""
     n, m = weights.shape
-    weights = np.where(weights.sum(1, keepdims=True) > 0, weights, 1).astype(np.int64)
+    weights = np.where(weights.any(1, keepdims=True), weights, 1).astype(np.int64)
     counts = 1 + weights * (TOTAL - 1 - m) // weights.sum(1, keepdims=True)
     first = np.arange(n), weights.argmax(1)
     counts[first] = np.minimum(counts[first] + TOTAL - 1 - counts.sum(1), most)

@@ -195,6 +195,6 @@ def _token_coding(config: DLFConfig, tensors: Mapping[str, Tensor]) -> TokenCodi
         raise ValueError("tokens have a prior beside their table, or one although they stand for no regions")
     height, width = config.base_region_px
     coding = ByNeighbours(prior, config.tile_px // height, config.tile_px // width)
-    if coding.size != config.codebook_size:
+    if coding.size != config.codebook_size or coding.size < 2:  # with one token no section could be made longer
         raise ValueError("the token prior is not one of this codebook")
     return coding

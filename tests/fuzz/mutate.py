@@ -5,6 +5,8 @@ nothing else said, or in one error line, status 1 and no output; within 10 secon
 machine, and 1 GiB. Anything else, and any process that dies, is kept in build/fuzz and makes this program fail.
 
     python tests/fuzz/mutate.py [--files N] [--seconds S] [--workers W] [--seed N] [--model MODEL] [--seeds FOLDER]
+
+With --by-neighbours the files are those of a model with a token prior, which is made for that.
 """
 
 from __future__ import annotations
@@ -132,12 +134,11 @@ def forged(codec: Any, random: np.random.Generator) -> bytes:
     from dlfc.entropy.coder import Encoder
     from dlfc.formats import Container, pack
 
-    config, tables = codec.model.network.config, codec.model.tokens.tables
+    config = codec.model.network.config
     width, height = (int(side) for side in random.integers(1, FORGED_PX, 2))
-    count = -(-width // config.tile_px) * -(-height // config.tile_px) * config.tokens_per_tile
-    tokens = random.integers(0, config.codebook_size, count).astype(np.int32)
-    semantic, detail = Encoder(), Encoder()
-    semantic.put(tokens, np.zeros_like(tokens), tables)
+    tiles, across = codec.tiling.tiles(width, height)
+    tokens = random.integers(0, config.codebook_size, (tiles, config.tokens_per_tile)).astype(np.int32)
+    semantic, detail = codec.model.tokens.pack(tokens, across), Encoder()
     check = crc_hqx(tokens.astype("<i4").tobytes(), crc_hqx(codec.fingerprint, 0xFFFF))
     quality, reach = int(random.integers(0, 201)) / 2, 2 ** random.uniform(0, 31)
     passes = codec._passes(quality, width, height)
@@ -146,7 +147,7 @@ def forged(codec: Any, random: np.random.Generator) -> bytes:
         detail.put(symbols, indices, codec.model.detail_tables)
         passes.accept(symbols)
         check = crc_hqx(symbols.astype("<i4").tobytes(), check)
-    data = pack(Container(codec.model_id, width, height, quality, check, semantic.finish(), detail.finish()))
+    data = pack(Container(codec.model_id, width, height, quality, check, semantic, detail.finish()))
     return data[: int(random.integers(0, len(data)))] if random.random() < 0.5 else data
 
 
@@ -302,6 +303,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default=str(VECTORS / "model" / "vectors-1.safetensors"))
     parser.add_argument("--seeds", type=Path, default=VECTORS, help="folder of the .dlf files to damage")
+    parser.add_argument("--by-neighbours", action="store_true", help="take a model with a token prior, and its files")
     parser.add_argument("--until", type=float, default=float("inf"), help=argparse.SUPPRESS)
     parser.add_argument("--work", type=int, nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -321,8 +323,32 @@ def _collect(process: subprocess.Popen[str], options: argparse.Namespace) -> Tal
 
 
 def main() -> int:
-    """Share the files among workers and print the counts; 1 if anything went wrong."""
+    """Take the files that the options ask for; 1 if anything went wrong."""
     options = _options()
+    if not options.by_neighbours or options.work:
+        return _share(options, sys.argv)
+    with tempfile.TemporaryDirectory() as folder:
+        options.seeds = Path(folder)
+        options.model = _make_by_neighbours(options.seeds)
+        return _share(options, [*sys.argv, "--model", options.model, "--seeds", folder])
+
+
+def _make_by_neighbours(folder: Path) -> str:
+    """Write a model with a token prior, always the same, and files of it; the path of its weights."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from networks import install, photo
+
+    from dlfc.codec import Codec
+
+    entry = install(folder, by_neighbours=True)
+    codec = Codec.load(str(entry.weights), device="cpu", precision="float32")
+    for number, size in enumerate([(200, 150), (60, 400), (1, 1), (64, 64)]):
+        (folder / f"{number}.dlf").write_bytes(codec.encode(photo(*size), quality=25 + 15 * number))
+    return str(entry.weights)
+
+
+def _share(options: argparse.Namespace, arguments: list[str]) -> int:
+    """Share the files among workers, which get `arguments`, and print the counts; 1 if anything went wrong."""
     seeds = [path.read_bytes() for path in sorted(options.seeds.rglob("*.dlf"))]
     if options.work:
         start, stop = options.work
@@ -336,7 +362,7 @@ def main() -> int:
         start = next(starts, None) if wanted else None
         if start is not None:
             stop = min(start + CHUNK, options.first + options.files)
-            command = [sys.executable, *sys.argv, "--work", str(start), str(stop), "--until", str(until)]
+            command = [sys.executable, *arguments, "--work", str(start), str(stop), "--until", str(until)]
             running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
         elif running:
             total.add(_collect(running.pop(0), options))
