@@ -36,14 +36,15 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=6, help="how many of them")
     parser.add_argument("--quality", type=float, nargs="+", default=[10.0, 100.0])
     options = parser.parse_args()
-    frozen = [("vectors-1", path.read_bytes().hex()) for path in sorted((VECTORS / "good").glob("*.dlf"))]
+    folders = {"vectors-1": VECTORS / "good", "vectors-2": VECTORS / "neighbours" / "good"}
+    frozen = [(model, path.read_bytes().hex()) for model in folders for path in sorted(folders[model].glob("*.dlf"))]
     with tempfile.TemporaryDirectory() as folder:
         for path in (VECTORS / "model").iterdir():
             shutil.copy(path, folder)
         photos = sorted(options.photos.glob("*.png"))[: options.count]
         pictures = [("small", str(path), quality) for path in photos for quality in options.quality]
-        pictures.append(("vectors-1", str(VECTORS / "200x150-q62.5.png"), 62.5))
-        models = [("small", folder), ("vectors-1", folder)]
+        pictures += [(model, str(VECTORS / "200x150-q62.5.png"), 62.5) for model in folders]
+        models = [(model, folder) for model in ("small", *folders)]
         processes: dict[str, Any] = {}
         for number, python in enumerate(options.pythons):
             for way, how in WAYS.items():
