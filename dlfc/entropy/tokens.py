@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from dlfc.entropy.coder import Decoder, Encoder, Tables
 from dlfc.errors import FormatError
@@ -189,15 +190,20 @@ class ByNeighbours:
         near = [grids[:, rows + down, columns + right].reshape(-1) for down, right in NEIGHBOURS]
         x = np.concatenate([self._context[tokens] for tokens in near], 1)
         for name, (weight, bias) in zip(_LAYERS, self._layers, strict=True):
-            x = np.floor((x @ weight + bias) / (1 << WEIGHT_BITS))
+            x = np.floor((_product(x, weight) + bias) / (1 << WEIGHT_BITS))
             x = x.clip(-MAX_ACTIVATION if name == _LAYERS[-1] else 0, MAX_ACTIVATION)
-        scores = np.floor((x @ self._entries + self._bias) / (1 << ACTIVATION_BITS + WEIGHT_BITS - SCORE_BITS))
+        scores = np.floor((_product(x, self._entries) + self._bias) / (1 << ACTIVATION_BITS + WEIGHT_BITS - SCORE_BITS))
         below = np.minimum(scores.max(1, keepdims=True) - scores, 31 << SCORE_BITS).astype(np.int32)
         weights = _POWERS[below & ((1 << SCORE_BITS) - 1)] >> (below >> SCORE_BITS)
         groups = -(-self.size // GROUP)
         if groups * GROUP > self.size:
             weights = np.pad(weights, ((0, 0), (0, groups * GROUP - self.size)))
         return weights.reshape(len(x), groups, GROUP)
+
+
+def _product(a: FloatArray, b: FloatArray) -> FloatArray:
+    """The matrix product, by torch: numpy's library has threads of its own, which would fight with torch's."""
+    return (torch.from_numpy(a) @ torch.from_numpy(b)).numpy()
 
 
 def _batches(waves: Iterator[Places]) -> Iterator[list[Places]]:
