@@ -13,7 +13,7 @@ import torch
 from networks import TINY, photo, write_lpips
 
 from dlfc.codec import Codec
-from dlfc.entropy.tokens import ACTIVATION_BITS, WEIGHT_BITS
+from dlfc.entropy.prior import ACTIVATION_BITS, WEIGHT_BITS
 from dlfc.errors import ImageError, ModelError
 from dlfc.model.bottleneck import pass_masks
 from dlfc.model.dlf import DLF

@@ -41,11 +41,11 @@ def to_integers(prior: DetailPrior) -> dict[str, Tensor]:
 
     Raises ModelError if a value is too large for the fixed point or not a number.
     """
-    tensors = {"vector": _rounded(prior.vector, ACTIVATION_BITS)}
+    tensors = {"vector": rounded(prior.vector, ACTIVATION_BITS)}
     for name, module in prior.named_modules():
         if isinstance(module, torch.nn.Conv2d) and module.bias is not None:
-            tensors[f"{name}.weight"] = _rounded(module.weight, WEIGHT_BITS).flatten(1)  # depthwise: nine a channel
-            tensors[f"{name}.bias"] = _rounded(module.bias, ACTIVATION_BITS + WEIGHT_BITS)
+            tensors[f"{name}.weight"] = rounded(module.weight, WEIGHT_BITS).flatten(1)  # depthwise: nine a channel
+            tensors[f"{name}.bias"] = rounded(module.bias, ACTIVATION_BITS + WEIGHT_BITS)
     check_integers(tensors, prior)
     return {name: value.to(torch.int64 if name.endswith("bias") else torch.int32) for name, value in tensors.items()}
 
@@ -69,7 +69,8 @@ def check_integers(tensors: Mapping[str, Tensor], prior: DetailPrior) -> None:
             raise ModelError(f"the prior's {name} has values that are too large for fixed point or no integers")
 
 
-def _rounded(values: Tensor, bits: int) -> Tensor:
+def rounded(values: Tensor, bits: int) -> Tensor:
+    """The multiples of 2^-bits nearest to `values`, as integers in float64."""
     return torch.round(values.detach().double() * (1 << bits))
 
 

@@ -16,14 +16,11 @@ import numpy.typing as npt
 import torch
 
 from dlfc.entropy.coder import Decoder, Encoder, Tables
+from dlfc.entropy.prior import ACTIVATION_BITS, MAX_ACTIVATION, MAX_BIAS, MAX_ROW, WEIGHT_BITS
 from dlfc.errors import FormatError
 
 GROUP = 64  # tokens of a group: first the group is coded, then which of its tokens it is, each by a short table
 NEIGHBOURS = ((0, -1), (-1, 0), (-1, -1), (-1, 1))  # rows down, columns right: left, above, above at left and right
-ACTIVATION_BITS, WEIGHT_BITS = 12, 14  # as in the detail prior
-MAX_ACTIVATION = 1 << 26
-MAX_ROW = 1 << 26  # bound on the summed magnitudes of a row of weights: products stay below 2^52
-MAX_BIAS = 1 << 51  # bound on a bias, so that sums stay below 2^53
 SCORE_BITS = 6  # a score is a logarithm to base 2, in units of 1/64
 TOTAL = 1 << 16
 MOST = TOTAL // 2  # of a group: no token is free, so no picture comes from next to nothing

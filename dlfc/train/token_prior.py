@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlfc.entropy.tokens import ACTIVATION_BITS, NEIGHBOURS, WEIGHT_BITS
+from dlfc.entropy.prior import ACTIVATION_BITS, WEIGHT_BITS, rounded
+from dlfc.entropy.tokens import NEIGHBOURS
 
 WIDTH = 96  # of the hidden layers
 DIM = 32  # of a token, as a neighbour and as what is predicted
@@ -44,20 +45,16 @@ class FloatTokenPrior(nn.Module):
 
     def to_integers(self) -> dict[str, Tensor]:
         """The tensors of a weights file."""
-        tensors = {"context": _rounded(self.context, ACTIVATION_BITS), "entries": _rounded(self.entries, WEIGHT_BITS)}
+        tensors = {"context": rounded(self.context, ACTIVATION_BITS), "entries": rounded(self.entries, WEIGHT_BITS)}
         biases = {"bias": self.bias}
         for name in ("first", "second", "third"):
             layer = self.get_submodule(name)
-            tensors[f"{name}.weight"] = _rounded(layer.get_parameter("weight"), WEIGHT_BITS)
+            tensors[f"{name}.weight"] = rounded(layer.get_parameter("weight"), WEIGHT_BITS)
             biases[f"{name}.bias"] = layer.get_parameter("bias")
         return {
             **{name: value.to(torch.int32) for name, value in tensors.items()},
-            **{name: _rounded(value, ACTIVATION_BITS + WEIGHT_BITS).to(torch.int64) for name, value in biases.items()},
+            **{name: rounded(value, ACTIVATION_BITS + WEIGHT_BITS).to(torch.int64) for name, value in biases.items()},
         }
-
-
-def _rounded(values: Tensor, bits: int) -> Tensor:
-    return torch.round(values.detach().double() * (1 << bits))
 
 
 def with_neighbours(grid: Tensor, size: int) -> tuple[Tensor, Tensor]:
