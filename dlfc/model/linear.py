@@ -85,13 +85,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
             weights = held[:, :count]
             torch.bmm(queries[:, top : top + count], keys, out=weights)
             added = None if bias is None else bias[t % len(bias), 0, top : top + count]
-            if fused.softmax(weights, added):
-                pass
-            elif added is None:
-                torch.softmax(weights, -1, out=weights)
-            else:
-                scores = weights + added  # in the precision of `bias`
-                weights.copy_(torch.softmax(scores, -1, out=scores))
+            if not fused.softmax(weights, added):
+                scores = weights if added is None else weights + added  # in the precision of `bias`
+                weights.copy_(torch.softmax(scores, -1))
             torch.bmm(weights, values, out=out[t, :, top : top + count])
     return out
 

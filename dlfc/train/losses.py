@@ -232,14 +232,15 @@ def _window_mean(x: Tensor) -> Tensor:
 
     By products with matrices, which a processor does ten times as fast as average pooling with such large windows.
     """
-    rows, columns = (_averaging(size).to(x) for size in x.shape[2:])
+    rows, columns = (_averaging(size, x.device) for size in x.shape[2:])
     return rows @ x @ columns.mT
 
 
 @functools.cache
-def _averaging(size: int) -> Tensor:
+@torch.inference_mode(False)  # kept for later calls, which may need gradients
+def _averaging(size: int, device: torch.device) -> Tensor:
     """The matrix `size` x `size` that replaces each number of a row by the mean of those around it."""
-    place = torch.arange(size)
+    place = torch.arange(size, device=device)
     near = ((place - place[:, None]).abs() <= FLAT_WINDOW_PX // 2).float()
     return near / near.sum(1, keepdim=True)
 
