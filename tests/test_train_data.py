@@ -8,6 +8,7 @@ import torch
 
 from dlfc.errors import ImageError
 from dlfc.train.data import Crops, Photos
+from dlfc.train.variety import Variety
 
 
 def noise(height: int, width: int, seed: int) -> np.ndarray:
@@ -67,3 +68,31 @@ def test_processes_that_share_a_batch_draw_the_same_and_make_their_part() -> Non
         batch = whole.batch(6)
         assert torch.equal(batch[:3], first.batch(6, slice(0, 3)))
         assert torch.equal(batch[3:], second.batch(6, slice(3, 6)))
+
+
+def test_a_share_of_crops_is_recoloured_and_grey_stays_grey() -> None:
+    photos = Photos([noise(16, 16, 7), np.full((16, 16, 3), 90, np.uint8)])
+    plain = Crops(photos, 16, seed=3).batch(1)
+    variety = Variety(recoloured=1.0)
+    changed = variety.apply(plain.clone(), [variety.draw(np.random.default_rng(1))])
+    assert not torch.equal(changed, plain)
+    assert changed.abs().max() <= 1
+    grey = torch.full((1, 3, 16, 16), -0.2)
+    after = variety.apply(grey.clone(), [variety.draw(np.random.default_rng(1))])
+    assert torch.allclose(after, after.mean().expand_as(after), atol=1e-5)
+
+
+def test_an_even_background_hides_a_part() -> None:
+    variety = Variety(evened=1.0)
+    x = torch.from_numpy(noise(64, 64, 8)).permute(2, 0, 1)[None] / 127.5 - 1
+    changed = variety.apply(x.clone(), [variety.draw(np.random.default_rng(2))])
+    hidden = (changed != x).any(1).float().mean()
+    assert 0.1 < hidden <= 1
+    assert changed.var() < x.var()
+
+
+def test_variety_is_shared_between_processes() -> None:
+    photos = Photos([noise(40, 50, 5), noise(50, 40, 6)])
+    whole, second = (Crops(photos, 16, seed=3, variety=Variety(0.5, 0.5)) for _ in range(2))
+    for _ in range(2):
+        assert torch.equal(whole.batch(6)[3:], second.batch(6, slice(3, 6)))

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dlfc.errors import ImageError
+from dlfc.train.variety import PLAIN, Variety
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}
 _CHUNK = 64  # crops gathered at a time: the places of their pixels take eight bytes each
@@ -104,11 +105,18 @@ class Crops:
     """Random crops and flips of photos, by a generator of its own, so that a run can be repeated.
 
     Of each photo one of its `scales` is drawn, by default all that are there. What is smaller than a crop is left out;
-    ImageError if nothing is left.
+    ImageError if nothing is left. `variety` changes a share of the crops.
     """
 
-    def __init__(self, photos: Photos, size_px: int, seed: int, scales: Sequence[float] | None = None) -> None:
-        self.photos, self.size_px = photos, size_px
+    def __init__(
+        self,
+        photos: Photos,
+        size_px: int,
+        seed: int,
+        scales: Sequence[float] | None = None,
+        variety: Variety = PLAIN,
+    ) -> None:
+        self.photos, self.size_px, self.variety = photos, size_px, variety
         self.random = np.random.default_rng(seed)
         wanted = np.array([scales is None or scale in scales for scale in photos.scales])
         fits = (photos.shapes.min(2) >= size_px) & wanted  # photo, scale
@@ -123,7 +131,7 @@ class Crops:
         All are drawn but only `part` of them is made, so that devices which share a batch stay in step.
         """
         size = self.size_px
-        rows = []
+        rows, changes = [], []
         for _ in range(count):
             photo = self.large[self.random.integers(len(self.large))]
             scales = self.scales[photo]
@@ -132,8 +140,9 @@ class Crops:
             top = int(self.random.integers(height - size + 1))
             left = int(self.random.integers(width - size + 1))
             rows.append((self.photos.starts[photo, scale] + top * width + left, width, self.random.random() < 0.5))
+            changes.append(self.variety.draw(self.random))
         starts, widths, mirrored = (np.array(column) for column in zip(*rows[part], strict=True))
-        return _scaled(self.photos.gather(starts, widths, mirrored, size))
+        return self.variety.apply(_scaled(self.photos.gather(starts, widths, mirrored, size)), changes[part])
 
 
 def _scaled(pixels: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from dlfc.train.rate import RateController
 from dlfc.train.recipe import Recipe, Stage
 from dlfc.train.state import misfit, read_state
 from dlfc.train.stopping import asked_to_stop
+from dlfc.train.variety import Variety
 from dlfc.train.vqgan import VqganEncoder
 from dlfc.train.warmstart import warm_start
 
@@ -113,7 +114,8 @@ class Trainer:
             return VqganEncoder(self.recipe.model).to(self.device)
 
     def _new_crops(self, stage: Stage) -> Crops:
-        return Crops(self.photos, stage.crop_px, self.recipe.seed, stage.scales)
+        variety = Variety(stage.recoloured, stage.evened)
+        return Crops(self.photos, stage.crop_px, self.recipe.seed, stage.scales, variety)
 
     # --- stages -------------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,8 @@ class Stage:
     batch: int = 8  # of all devices together
     crop_px: int = 256
     scales: tuple[float, ...] = (1.0,)  # photos are held at these scales, where they are still as large as a crop
+    recoloured: float = 0.0  # share of crops that are given other colours
+    evened: float = 0.0  # share of crops of which a part is hidden by an even background
 
     # optimiser
     optimiser: str = "adamw"  # or "muon": that for matrices, AdamW for the rest
@@ -89,6 +91,8 @@ class Stage:
             raise ValueError("batch and crop_px must be at least 1")
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise ValueError("scales must be above 0 and at most 1")
+        if not (0 <= self.recoloured <= 1 and 0 <= self.evened <= 1):
+            raise ValueError("recoloured and evened are shares from 0 to 1")
         if not self.lpips_scales or not all(0 < scale <= 1 for scale in self.lpips_scales):
             raise ValueError("lpips_scales must be above 0 and at most 1")
         if self.adversarial_every < 1:

@@ -1,0 +1,76 @@
+"""Crops that photos at hand lack: strong and unusual colours, and even areas beside detail."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_LUMA = np.array([0.299, 0.587, 0.114])  # of ITU-R BT.601
+_GREY = np.full((3, 3), 1 / 3)
+_AXIS = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)  # the cross product with the grey axis
+_FIELD = 4  # points of a mask to each side
+_PATCH = 2  # means of a crop to each side that its even background runs through
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is drawn for one crop; a field that is None leaves the crop as it is."""
+
+    colours: np.ndarray | None = None  # 3 4: a matrix and what it adds
+    background: np.ndarray | None = None  # 3 3: a matrix for the colours of an even background
+    field: np.ndarray | None = None  # 4 4: the background shows where this is above 0
+    sharpness: float = 0.0  # of its outline
+
+
+@dataclass(frozen=True)
+class Variety:
+    """Shares of crops, 0 to 1, that are given other colours, or an even background in a part of them."""
+
+    recoloured: float = 0.0
+    evened: float = 0.0
+
+    def draw(self, random: np.random.Generator) -> Change:
+        """What becomes of the next crop; nothing is drawn for a share of 0."""
+        colours = background = field = None
+        sharpness = 0.0
+        if self.recoloured and random.random() < self.recoloured:
+            turn, strength, gain, shift = random.normal(0, (0.5, 0.4, 0.2, 0.1))
+            colours = np.column_stack([np.exp(gain) * _colour_matrix(turn, np.exp(strength)), np.full(3, shift)])
+        if self.evened and random.random() < self.evened:
+            background = _colour_matrix(0.0, np.exp(abs(random.normal(0, 0.7))))
+            field = random.normal(0, 1, (_FIELD, _FIELD))
+            sharpness = float(np.exp(random.uniform(0, 4)))
+        return Change(colours, background, field, sharpness)
+
+    def apply(self, crops: Tensor, changes: list[Change]) -> Tensor:
+        """`crops` N 3 H W in [-1, 1] with the N `changes` made, in place."""
+        for x, change in zip(crops, changes, strict=True):
+            if change.colours is not None:
+                x.copy_(_recoloured(x, change.colours))
+            if change.field is not None and change.background is not None:
+                coarse = F.interpolate(F.adaptive_avg_pool2d(x[None], _PATCH), x.shape[1:], mode="bicubic")[0]
+                even = _recoloured(coarse, np.column_stack([change.background, np.zeros(3)]))
+                field = torch.from_numpy(change.field).to(x)[None, None]
+                mask = torch.sigmoid(change.sharpness * F.interpolate(field, x.shape[1:], mode="bicubic")[0])
+                x.lerp_(even, mask)
+        return crops
+
+
+def _colour_matrix(turn: float, strength: float) -> np.ndarray:
+    """Hues turned by `turn` radians, colours `strength` times as far from grey of the same brightness."""
+    rotation = np.cos(turn) * np.eye(3) + np.sin(turn) * _AXIS + (1 - np.cos(turn)) * _GREY  # after Rodrigues
+    grey = np.outer(np.ones(3), _LUMA)
+    return (strength * np.eye(3) + (1 - strength) * grey) @ rotation
+
+
+def _recoloured(x: Tensor, matrix: np.ndarray) -> Tensor:
+    """`x` 3 H W, each pixel multiplied by the first three columns of `matrix` 3 4, plus the last."""
+    m = torch.from_numpy(matrix).to(x)
+    return torch.einsum("ij,jhw->ihw", m[:, :3], x).add_(m[:, 3, None, None]).clamp_(-1, 1)
+
+
+PLAIN = Variety()
