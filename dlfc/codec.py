@@ -1,4 +1,4 @@
-"""Pictures to .dlf bytes and back: the one place where image, model, entropy coder and format meet.
+"""Pictures to .dlf bytes and back: the one place where image, model, symbols and format meet.
 
 Encoding has two steps: `analyse` runs the network once for pictures, `code` makes files of what it found, at a quality.
 """
@@ -6,7 +6,7 @@ Encoding has two steps: `analyse` runs the network once for pictures, `code` mak
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,20 +16,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dlfc.companions import Finish
+from dlfc.companions import Finish, info_of
 from dlfc.effort import MOST, PLAIN
-from dlfc.entropy.coder import Encoder
-from dlfc.entropy.prior import FourPasses
-from dlfc.entropy.sections import CutStream, SymbolCheck, WholeStream
-from dlfc.errors import FormatError, LimitError, ModelError
-from dlfc.formats import DEFAULT_MAX_PIXELS, Container, Extra, nearest_quality, pack, unpack
-from dlfc.model.dlf import Part, pad_to_tiles
+from dlfc.errors import LimitError, ModelError
+from dlfc.formats import (
+    DEFAULT_MAX_PIXELS,
+    Container,
+    Extra,
+    nearest_quality,
+    unpack,
+    unpack_companions,
+)
+from dlfc.model.dlf import Part
 from dlfc.model.linear import Linear, can_pack
 from dlfc.model.vit import joined
+from dlfc.painting import Canvas, Strips, in_strips
 from dlfc.refine import Plain, refine
+from dlfc.symbols import Analysis, Symbols
 from dlfc.target import DEFAULT_QUALITY, largest_within, limit_of
-from dlfc.tensors import as_integers, cut, memory_for, to_bytes, to_image
-from dlfc.tiling import FREE_PX, Tiling
+from dlfc.tensors import Padded, memory_for, padded
+from dlfc.tiling import Tiling
 from dlfc.timing import timed
 from dlfc.zoo import registry, store
 
@@ -37,19 +43,6 @@ Int32Array = npt.NDArray[np.int32]
 PRECISION_VARIABLE = "DLFC_PRECISION"
 _LARGE = 10**8  # parameters; smaller models encode fast enough, and then every machine writes the same file
 _SLACK_BITS = 64  # tokens whose shortest number is this much shorter than they cost come once in 2^64 pictures
-
-
-@dataclass(frozen=True)
-class Analysis:
-    """What the network finds in one picture whatever the quality, with the picture itself."""
-
-    width_px: int
-    height_px: int
-    tokens: Tensor  # T 32
-    semantic: bytes  # the section of these tokens
-    pixels: Tensor  # 1 3 H W, bytes, padded to whole tiles
-    features: Tensor  # 1 C H/32 W/32
-    extras: tuple[Extra, ...] = ()  # optional sections that its file gets
 
 
 @dataclass(frozen=True)
@@ -92,7 +85,12 @@ class Codec:
     @property
     def fingerprint(self) -> bytes:
         """SHA-256 of the model's weights, 32 bytes."""
-        return bytes.fromhex(self.model.entry.fingerprint)
+        return self.symbols.fingerprint
+
+    @property
+    def symbols(self) -> Symbols:
+        """What reads and writes the symbols of this model's files."""
+        return Symbols(self.model)
 
     @property
     def tiling(self) -> Tiling:
@@ -135,9 +133,15 @@ class Codec:
             max_pixels=max_pixels,
         )[0]
 
+    def take(self, image: Image.Image, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Padded:
+        """A picture for `encode_many`, which needs `image` no longer then. Raises LimitError as that does."""
+        self._check_size(*image.size, max_pixels)
+        with memory_for(*image.size):
+            return padded(image, self.tiling.config.tile_px)
+
     def encode_many(
         self,
-        images: Sequence[Image.Image],
+        images: Sequence[Image.Image | Padded],
         *,
         quality: float | None = None,
         target_size: int | None = None,
@@ -156,11 +160,9 @@ class Codec:
         if self.model.part == "decode":
             raise ValueError("this codec was loaded for decoding only")
         self._check_effort(effort)
-        limits = [limit_of(image.width * image.height, target_size, target_bpp) for image in images]
+        limits = [limit_of(image.size[0] * image.size[1], target_size, target_bpp) for image in images]
         for image in images:
-            if image.width * image.height > max_pixels:
-                raise LimitError(f"{image.width}x{image.height} pixels are more than the limit of {max_pixels}")
-            self.tiling.check(*image.size, max_pixels)
+            self._check_size(*image.size, max_pixels)
         files = [b""] * len(images)
         for group in self.tiling.groups([image.size for image in images]):
             with memory_for(*images[group[0]].size):
@@ -182,17 +184,22 @@ class Codec:
                 files[at] = data
         return files
 
-    def analyse(self, images: Sequence[Image.Image]) -> list[Analysis]:
+    def _check_size(self, width_px: int, height_px: int, max_pixels: int) -> None:
+        if width_px * height_px > max_pixels:
+            raise LimitError(f"{width_px}x{height_px} pixels are more than the limit of {max_pixels}")
+        self.tiling.check(width_px, height_px, max_pixels)
+
+    def analyse(self, images: Sequence[Image.Image | Padded]) -> list[Analysis]:
         """What the network finds in pictures of one padded size, which go through it together."""
         network = self.model.network
         with torch.inference_mode(), timed("network"):
-            padded = [pad_to_tiles(self._to_tensor(image), network.config.tile_px) for image in images]
-            inputs, features = network.analyse_tokens(joined(padded))
+            taken = [self._on_device(image) for image in images]
+            inputs, features = network.analyse_tokens(joined(taken))
             tokens = network.codebook.nearest(inputs).view(len(images), -1, inputs.shape[1])
             _, across = self.tiling.tiles(*images[0].size)
             return [
-                Analysis(*image.size, *self._settle(mine, across), pixels, found[None])
-                for image, mine, pixels, found in zip(images, tokens, padded, features, strict=True)
+                Analysis(*image.size, *self.symbols.settle(mine, across), pixels, found[None])
+                for image, mine, pixels, found in zip(images, tokens, taken, features, strict=True)
             ]
 
     def code(self, analyses: Sequence[Analysis], quality: float) -> list[bytes]:
@@ -203,7 +210,7 @@ class Codec:
         with torch.inference_mode():
             latents = self._latents(analyses, quality)
             with timed("coder"):
-                return self._write(analyses, quality, latents.cpu())
+                return self.symbols.write(analyses, self.symbols.walk_held(analyses, quality, latents.cpu()))
 
     def _latents(self, analyses: Sequence[Analysis], quality: float) -> Tensor:
         with timed("network"):
@@ -211,7 +218,7 @@ class Codec:
                 joined([one.pixels for one in analyses]),
                 joined([one.features for one in analyses]),
                 joined([one.tokens for one in analyses]),
-                self._level([quality] * len(analyses)),
+                self.symbols.level([quality] * len(analyses)),
             )
 
     def _code_within(self, analysis: Analysis, limit_bytes: int) -> bytes:
@@ -225,8 +232,8 @@ class Codec:
                 pixels=analysis.pixels,
                 visible=self.tiling.cells(analysis.width_px, analysis.height_px)[1],
                 tokens=analysis.tokens,
-                latent=self._latents([analysis], quality),
-                level=self._level([quality]),
+                latent=self.symbols.walk_held([analysis], quality, self._latents([analysis], quality)).latents,
+                level=self.symbols.level([quality]),
                 file_bits=8.0 * len(data),
             )
         with timed("network"):
@@ -234,7 +241,7 @@ class Codec:
             aim_bits = 8.0 * (limit_bytes or len(data))
             latent = refine(self.model.network, prior, plain, effort, aim_bits, strict=limit_bytes > 0)
         with torch.inference_mode(), timed("coder"):
-            refined = self._write([analysis], quality, latent.cpu())[0]
+            refined = self.symbols.write([analysis], self.symbols.walk([analysis], quality, latent.cpu()))[0]
         return data if 0 < limit_bytes < len(refined) else refined
 
     def _check_effort(self, effort: int) -> None:
@@ -246,36 +253,6 @@ class Codec:
             raise ValueError("this codec was loaded for plain encoding only; efforts above 1 need both halves")
         if any(isinstance(module, Linear) and module.packed is not None for module in self.model.network.modules()):
             raise ModelError("efforts above 1 need weights in 32 bits; load the model with the precision float32")
-
-    def _write(self, analyses: Sequence[Analysis], quality: float, latents: Tensor) -> list[bytes]:
-        encoders = [Encoder() for _ in analyses]
-        checks = [SymbolCheck(self.fingerprint) for _ in analyses]
-        for check, analysis in zip(checks, analyses, strict=True):
-            check.add(as_integers(analysis.tokens))
-        passes = FourPasses.side_by_side([self._passes(quality, one.width_px, one.height_px) for one in analyses])
-        latents = latents.movedim(1, 0)
-        for indices in passes:
-            symbols = passes.residuals(latents)
-            parts = zip(cut(symbols, passes.counts), cut(indices, passes.counts), strict=True)
-            for encoder, check, (mine, rows) in zip(encoders, checks, parts, strict=True):
-                encoder.put(mine, rows, self.model.detail_tables)
-                check.add(mine)
-            passes.accept(symbols)
-        return [
-            pack(
-                Container(
-                    model_id=self.model_id,
-                    width_px=analysis.width_px,
-                    height_px=analysis.height_px,
-                    quality=quality,
-                    symbol_check=check.value,
-                    semantic=analysis.semantic,
-                    detail=encoder.finish(),
-                    extras=analysis.extras,
-                )
-            )
-            for analysis, check, encoder in zip(analyses, checks, encoders, strict=True)
-        ]
 
     def decode(self, data: bytes, *, allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
         """The picture in a .dlf file, in mode L, LA, RGB or RGBA, with what was kept of it in its `info`.
@@ -294,6 +271,31 @@ class Codec:
         Small ones of one padded size go through the network together, which takes less time. Raises the errors of
         `decode` for the first file that has one.
         """
+        containers = self._containers(files, max_pixels, allow_partial)
+        images: dict[int, Image.Image] = {}
+        for group in self.tiling.groups([(container.width_px, container.height_px) for container in containers]):
+            members = [containers[at] for at in group]
+            canvases = [Canvas(container.width_px, container.height_px) for container in members]
+            with memory_for(members[0].width_px, members[0].height_px):
+                for place, top, strip in self._paint(members):
+                    canvases[place].put(top, strip)
+            images |= zip(group, (canvas.image for canvas in canvases), strict=True)
+        return [images[at] for at in range(len(files))]
+
+    def decode_strips(
+        self, data: bytes, *, allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS
+    ) -> Strips:
+        """The picture in a .dlf file as `decode` gives it, for what need not hold all of it.
+
+        The errors of `decode` are raised here, but for want of memory, which may also come while strips are taken.
+        """
+        (container,) = self._containers([data], max_pixels, allow_partial)
+        size, companions = (container.width_px, container.height_px), unpack_companions(container.extras)
+        strips = (strip for _, _, strip in self._paint([container]))
+        return Strips(size, companions.mode, info_of(companions), strips)
+
+    def _containers(self, files: Sequence[bytes], max_pixels: int, allow_partial: bool) -> list[Container]:
+        """What files say, if this codec can decode them."""
         if self.model.part == "encode":
             raise ValueError("this codec was loaded for encoding only")
         with timed("coder"):
@@ -305,87 +307,32 @@ class Codec:
                     f"which is not {self.name!r} ({self.model_id.hex()})"
                 )
             self.tiling.check(container.width_px, container.height_px, max_pixels)
-        images: dict[int, Image.Image] = {}
-        for group in self.tiling.groups([(container.width_px, container.height_px) for container in containers]):
-            members = [containers[at] for at in group]
-            with memory_for(members[0].width_px, members[0].height_px), torch.inference_mode():
-                images |= zip(group, self._paint(members), strict=True)
-        return [images[at] for at in range(len(files))]
+        return containers
 
-    def _paint(self, containers: Sequence[Container]) -> list[Image.Image]:
-        with timed("coder"):
-            finishes = [Finish.of(container) for container in containers]  # bad sections cost no work then
-            tokens, latents = self._read_symbols(*containers)
-        with timed("network"):
-            level = self._level([container.quality for container in containers])
-            bands = self.model.network.reconstruct_bands(tokens, latents, level)
-            padded = joined((to_bytes(band) for band in bands), 1)  # B H W 3
-            return [
-                finish.apply(to_image(pixels[: container.height_px, : container.width_px]))
-                for pixels, container, finish in zip(padded, containers, finishes, strict=True)
-            ]
+    def _paint(self, containers: Sequence[Container]) -> Iterator[tuple[int, int, Image.Image]]:
+        """Strips of pictures of one padded size from their tops: which picture, the first row, the strip.
 
-    def _read_symbols(self, *containers: Container) -> tuple[Tensor, Tensor]:
-        """Tokens T 32 and latents times their steps, B C H W, of pictures of one padded size.
-
-        Raises FormatError if a stream or a check does not fit.
+        Everything about the files is checked before this returns; the network runs as strips are taken.
         """
-        tables = self.model.detail_tables
-        tokens: list[Tensor] = []
-        readers: list[WholeStream | CutStream] = []
-        tiles, across = self.tiling.tiles(containers[0].width_px, containers[0].height_px)
-        if any(self._too_short(container.semantic, tiles) for container in containers):
-            raise FormatError("the semantic section is too short for a picture of this size; the file is damaged")
-        unpacked = self.model.tokens.unpack_many([container.semantic for container in containers], tiles, across)
-        for container, mine in zip(containers, unpacked, strict=True):
-            tokens.append(torch.from_numpy(mine).long())
-            if container.complete:
-                check = SymbolCheck(self.fingerprint)
-                check.add(mine)
-                readers.append(WholeStream(container.detail, tables, check))
-            else:
-                readers.append(CutStream(container.detail, tables))
-        passes = FourPasses.side_by_side([self._passes(c.quality, c.width_px, c.height_px) for c in containers])
-        for indices in passes:
-            parts = zip(readers, cut(indices, passes.counts), strict=True)
-            passes.accept(np.concatenate([reader.get(rows) for reader, rows in parts]))
-        for reader, container in zip(readers, containers, strict=True):
-            reader.finish(container.symbol_check)
-        return joined(tokens).to(self.model.device), passes.latent()
+        with memory_for(containers[0].width_px, containers[0].height_px), torch.inference_mode(), timed("coder"):
+            finishes = [Finish.of(container) for container in containers]  # bad sections cost no work then
+            symbols = self.symbols.read(*containers)
+        return self._strips(containers, finishes, *symbols)
 
-    def _to_tensor(self, image: Image.Image) -> Tensor:
+    @torch.inference_mode()
+    def _strips(
+        self, containers: Sequence[Container], finishes: Sequence[Finish], tokens: Tensor, latents: Tensor
+    ) -> Iterator[tuple[int, int, Image.Image]]:
+        level = self.symbols.level([container.quality for container in containers])
+        bands = self.model.network.reconstruct_bands(tokens, latents, level)
+        sizes = [(container.width_px, container.height_px) for container in containers]
+        with memory_for(*sizes[0]):
+            yield from in_strips(bands, sizes, finishes)
+
+    def _on_device(self, image: Image.Image | Padded) -> Tensor:
         """1 3 H W, bytes."""
-        return torch.from_numpy(np.array(image.convert("RGB"))).to(self.model.device).permute(2, 0, 1)[None]
-
-    def _settle(self, tokens: Tensor, across: int) -> tuple[Tensor, bytes]:
-        """Tokens T 32, one of them changed where the format asks for that, and their section."""
-        semantic = self.model.tokens.pack(as_integers(tokens), across)
-        if self._too_short(semantic, tokens.shape[0]):  # they end in slots that begin at 0 and cost no bytes
-            tokens[-1, -1] = _nearest_other(self.model.network.codebook.entries, int(tokens[-1, -1]))
-            semantic = self.model.tokens.pack(as_integers(tokens), across)
-        return tokens, semantic
-
-    def _too_short(self, semantic: bytes, tiles: int) -> bool:
-        """Whether a large picture comes from next to nothing (SPEC.md, "Semantic-token section")."""
-        config = self.model.network.config
-        least_bits = tiles * config.tokens_per_tile * self.model.tokens.least_bits
-        return tiles * config.tile_px**2 > FREE_PX and 8 * len(semantic) + _SLACK_BITS < least_bits
-
-    def _passes(self, quality: float, width_px: int, height_px: int) -> FourPasses:
-        size, visible = self.tiling.cells(width_px, height_px)
-        return FourPasses(self.model.prior, self.model.thresholds, round(2 * quality), size, visible)
-
-    def _level(self, qualities: Iterable[float]) -> Tensor:
-        levels = self.model.network.config.levels
-        return torch.tensor([quality / 100 * (levels - 1) for quality in qualities], device=self.model.device)
-
-
-def _nearest_other(entries: Tensor, token: int) -> int:
-    """The token whose entry is nearest to that of `token`, but not it."""
-    unit = torch.nn.functional.normalize(entries, dim=-1)
-    alike = unit @ unit[token]
-    alike[token] = -2.0
-    return int(alike.argmax())
+        taken = image if isinstance(image, Padded) else padded(image, self.tiling.config.tile_px)
+        return taken.pixels.to(self.model.device)
 
 
 def _packs(precision: str, purpose: Part, entry: registry.ModelEntry, gpu: bool) -> bool:

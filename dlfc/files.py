@@ -9,7 +9,7 @@ import errno
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import BinaryIO
 
@@ -78,18 +78,17 @@ def is_stream(name: str) -> bool:
     return mode is not None and _is_stream(mode)
 
 
-def save(name: str, data: bytes, *, overwrite: bool) -> None:
-    """Write a file so that it is there completely or not at all.
+def save(name: str, data: bytes | Iterable[bytes], *, overwrite: bool) -> int:
+    """Write a file, whole or in pieces, so that it is there completely or not at all; return its size.
 
     An existing file is replaced only with `overwrite`; a symbolic link stays and the file it names is replaced.
-    Raises OSError, then nothing has changed.
+    Raises OSError, or whatever the pieces raise; then nothing has changed, but a stream may have a part.
     """
     with _named(name):
         if is_stream(name):
             with open(name, "wb") as stream:
-                stream.write(data)
-        else:
-            _save_whole(os.path.realpath(name), data, overwrite=overwrite)
+                return _write_pieces(stream, data)
+        return _save_whole(os.path.realpath(name), data, overwrite=overwrite)
 
 
 def make_directory(name: str) -> None:
@@ -101,20 +100,24 @@ def make_directory(name: str) -> None:
             raise NotADirectoryError(errno.ENOTDIR, "is not a directory") from error
 
 
-def save_to_stdout(data: bytes) -> None:
-    """Write bytes to standard output now. Raises OSError, after which standard output leads nowhere."""
+def save_to_stdout(data: bytes | Iterable[bytes]) -> int:
+    """Write bytes, whole or in pieces, to standard output now; return how many.
+
+    Raises OSError, after which standard output leads nowhere.
+    """
     with _named(STANDARD_OUTPUT):
         if sys.stdout is None:
             if not data:
-                return
+                return 0
             raise OSError(errno.EBADF, "is closed")
         try:
             sys.stdout.flush()
-            _write_all(sys.stdout.buffer, data)
+            size_bytes = _write_pieces(sys.stdout.buffer, data)
             sys.stdout.buffer.flush()
         except OSError:
             _discard_stdout()
             raise
+    return size_bytes
 
 
 def print_to_stdout(text: str) -> None:
@@ -133,13 +136,13 @@ def _read_chunks(name: str) -> Iterator[bytes]:
         yield from iter(lambda: stream.read(_CHUNK_BYTES), b"")
 
 
-def _save_whole(path: str, data: bytes, *, overwrite: bool) -> None:
+def _save_whole(path: str, data: bytes | Iterable[bytes], *, overwrite: bool) -> int:
     # The name does not grow with that of the target, which may already have the longest that the system allows.
     temporary = os.path.join(os.path.dirname(path), f".dlfc-{os.urandom(8).hex()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
         with open(descriptor, "wb") as stream:
-            stream.write(data)
+            size_bytes = _write_pieces(stream, data)
             stream.flush()
             os.fsync(stream.fileno())
         if overwrite:
@@ -151,6 +154,7 @@ def _save_whole(path: str, data: bytes, *, overwrite: bool) -> None:
     finally:
         with suppress(FileNotFoundError):
             os.unlink(temporary)
+    return size_bytes
 
 
 def _move_to_free_name(temporary: str, path: str) -> None:
@@ -176,6 +180,14 @@ def _move_without_links(temporary: str, path: str) -> None:
     except BaseException:
         os.unlink(path)
         raise
+
+
+def _write_pieces(stream: BinaryIO, data: bytes | Iterable[bytes]) -> int:
+    size_bytes = 0
+    for piece in (data,) if isinstance(data, bytes) else data:
+        _write_all(stream, piece)
+        size_bytes += len(piece)
+    return size_bytes
 
 
 def _write_all(stream: BinaryIO, data: bytes) -> None:

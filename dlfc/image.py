@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from dlfc.companions import PIXELS_ONLY, Keep, Prepared, over_white, prepare
 from dlfc.errors import ImageError, LimitError
 from dlfc.exif import DIRECTORY_TAGS, about_photograph
+
+if TYPE_CHECKING:
+    from dlfc.painting import Strips
 
 # Formats of photographs. Others that Pillow knows start foreign programs (EPS) or have no magic number (TGA).
 INPUT_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "TIFF", "GIF", "BMP", "PPM", "AVIF", "JPEG2000")
@@ -104,6 +107,15 @@ def save_image(image: Image.Image, form: str) -> bytes:
     buffer = BytesIO()
     image.save(buffer, form, **_SAVE_OPTIONS[form] | _metadata_options(image, form))
     return buffer.getvalue()
+
+
+def png_pieces(strips: Strips) -> Iterator[bytes]:
+    """The bytes of a PNG file, as `save_image` makes it, of a picture that is never whole in memory."""
+    from dlfc import png
+
+    alike = Image.new(strips.mode, (1, 1))
+    alike.info.update(strips.info)
+    return png.write(strips, png.metadata(save_image(alike, "PNG")))
 
 
 def losses(image: Image.Image, form: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +14,21 @@ from PIL import Image
 from torch import Tensor
 
 from dlfc.errors import LimitError
+from dlfc.memory import sparing
 
 # What torch says in a RuntimeError that means anything: its own allocator, and oneDNN, which has no room for its code.
 _WANT_OF_MEMORY = re.compile("can't allocate memory|could not create a (primitive|memory)")
 
 Int32Array = npt.NDArray[np.int32]
+_STRIP_PX = 1 << 20  # of a picture that becomes a tensor, at a time
+
+
+@dataclass(frozen=True)
+class Padded:
+    """A picture as the network takes it, which is less memory than Pillow's."""
+
+    size: tuple[int, int]  # width and height as they are
+    pixels: Tensor  # 1 3 H W, bytes, padded right and bottom by replication to whole tiles
 
 
 def as_integers(tokens: Tensor) -> Int32Array:
@@ -30,9 +41,24 @@ def cut(values: Int32Array, counts: Sequence[int]) -> list[Int32Array]:
     return np.split(values, np.cumsum(counts)[:-1])
 
 
+def padded(image: Image.Image, tile_px: int) -> Padded:
+    """A picture, taken as RGB, strip by strip."""
+    width, height = image.size
+    rgb = image if image.mode == "RGB" else image.convert("RGB")
+    pixels = torch.empty(1, 3, height + -height % tile_px, width + -width % tile_px, dtype=torch.uint8)
+    rows = max(1, _STRIP_PX // width)
+    for top in range(0, height, rows):
+        strip = np.array(rgb.crop((0, top, width, min(top + rows, height))))  # h W 3
+        pixels[0, :, top : top + len(strip), :width] = torch.from_numpy(strip).permute(2, 0, 1)
+    pixels[:, :, :height, width:] = pixels[:, :, :height, width - 1 : width]
+    pixels[:, :, height:] = pixels[:, :, height - 1 : height]
+    return Padded(image.size, pixels)
+
+
 def to_bytes(pixels: Tensor) -> Tensor:
     """`B 3 h W` in [-1, 1] as bytes `B h W 3`."""
-    return ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    scaled = pixels.clamp(-1, 1).add_(1).mul_(127.5).round_()
+    return scaled.to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def to_image(pixels: Tensor) -> Image.Image:
@@ -42,9 +68,13 @@ def to_image(pixels: Tensor) -> Image.Image:
 
 @contextmanager
 def memory_for(width_px: int, height_px: int) -> Iterator[None]:
-    """Say in one line that memory does not suffice; torch says so in an error that means anything."""
+    """Be sparing with a large picture, and say in one line that memory does not suffice.
+
+    torch says so in an error that means anything.
+    """
     try:
-        yield
+        with sparing(width_px * height_px):
+            yield
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) and not _WANT_OF_MEMORY.search(str(error)):
             raise

@@ -22,7 +22,7 @@ DEVICES = ("cuda", "cpu")
 
 def symbols(codec: Codec, data: bytes) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens and latent that `codec` reads from a file, on the CPU."""
-    tokens, latent = codec._read_symbols(unpack(data))
+    tokens, latent = codec.symbols.read(unpack(data))
     return tokens.cpu(), latent.cpu()
 
 

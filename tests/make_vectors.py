@@ -150,7 +150,7 @@ def with_detail(
     """A file with the section `semantic` of these tokens, and detail as in `write_symbols`."""
     detail = Encoder()
     check = second_decoder.crc(tokens.astype("<i4").tobytes(), second_decoder.crc(codec.fingerprint))
-    passes = codec._passes(quality, *size)
+    passes = codec.symbols.passes(quality, *size)
     for indices in passes:
         symbols = fill(len(indices)).astype(np.int32)
         detail.put(symbols, indices, codec.model.detail_tables)

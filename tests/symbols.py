@@ -133,7 +133,7 @@ def _digests(codecs: Mapping[str, Any], task: Task, files: Sequence[File]) -> li
     found: dict[int, str] = {}
     for places in _batches(kinds, task):
         codec = codecs[kinds[places[0]][0]]
-        tokens, latents = codec._read_symbols(*(containers[at] for at in places))
+        tokens, latents = codec.symbols.read(*(containers[at] for at in places))
         parts = zip(places, tokens.chunk(len(places)), latents, strict=True)
         for at, mine, latent in parts:
             found[at] = hashlib.sha256(mine.numpy().tobytes() + latent.contiguous().numpy().tobytes()).hexdigest()

@@ -89,7 +89,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
 def test_the_decoder_reads_the_symbols_that_the_encoder_wrote(codec: Codec, written: list[np.ndarray]) -> None:
     data = codec.encode(photo(150, 70), quality=25)
     assert len(written) == 5
-    tokens, latent = codec._read_symbols(unpack(data))
+    tokens, latent = codec.symbols.read(unpack(data))
     assert np.array_equal(tokens.numpy().reshape(-1), written[0])
     assert tokens.shape == (6, TINY.tokens_per_tile)
     assert latent.shape == (1, TINY.latent_dim, 4, 6)
@@ -263,10 +263,11 @@ def test_a_cut_file_is_refused_unless_partial_pictures_are_allowed(
 
 def test_a_file_cut_anywhere_after_its_tokens_gives_a_picture(codec: Codec, file: bytes, ends: tuple[int, int]) -> None:
     whole = pixels(codec.decode(file))
-    for end in [*range(ends[0], ends[1], 17), ends[1] - 1]:
+    for end in [*range(ends[0], ends[1], 17), ends[1] - 2, ends[1] - 1]:
         image = codec.decode(file[:end], allow_partial=True)
         assert image.size == (130, 100)
-        assert not np.array_equal(pixels(image), whole)
+        if end < ends[1] - 1:  # the last byte alone may hold nothing but what the symbols before it are followed by
+            assert not np.array_equal(pixels(image), whole)
 
 
 def test_a_file_cut_within_its_tokens_gives_no_picture(codec: Codec, file: bytes, ends: tuple[int, int]) -> None:
@@ -281,7 +282,7 @@ def test_what_a_cut_stream_still_holds_is_read_and_the_rest_is_zero(
     def symbols(data: bytes) -> list[int]:
         read: list[int] = []
         fields = unpack(data, allow_partial=True)
-        passes = codec._passes(fields.quality, fields.width_px, fields.height_px)
+        passes = codec.symbols.passes(fields.quality, fields.width_px, fields.height_px)
         reader = CutStream(fields.detail, codec.model.detail_tables)
         for indices in passes:
             part = reader.get(indices)
@@ -341,7 +342,7 @@ def test_a_device_that_is_not_there_is_a_model_error(models_dir: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_reads_the_symbols_that_a_cpu_wrote(models_dir: Path, codec: Codec, file: bytes) -> None:
     gpu = Codec.load("tiny", device="cuda", models_dir=models_dir)
-    for ours, theirs in zip(codec._read_symbols(unpack(file)), gpu._read_symbols(unpack(file)), strict=True):
+    for ours, theirs in zip(codec.symbols.read(unpack(file)), gpu.symbols.read(unpack(file)), strict=True):
         assert torch.equal(ours, theirs.cpu())
     assert codec.decode(gpu.encode(photo(130, 100))).size == (130, 100)
 

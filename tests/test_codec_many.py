@@ -51,9 +51,9 @@ def test_many_files_become_the_pictures_of_each(codec: Codec, pictures: list[Ima
 def test_symbols_read_together_are_those_read_alone_at_any_quality(codec: Codec) -> None:
     sizes = [(60, 50), (64, 64), (33, 40)]
     files = [unpack(codec.encode(photo(*size, seed=at), quality=30 * at)) for at, size in enumerate(sizes)]
-    tokens, latents = codec._read_symbols(*files)
+    tokens, latents = codec.symbols.read(*files)
     for at, file in enumerate(files):
-        mine, latent = codec._read_symbols(file)
+        mine, latent = codec.symbols.read(file)
         assert torch.equal(tokens[at : at + 1], mine)
         assert torch.equal(latents[at : at + 1], latent)
 
@@ -116,7 +116,7 @@ def test_pictures_of_one_padded_size_share_the_network_up_to_a_limit(
 
 def test_passes_side_by_side_are_the_passes_of_each(codec: Codec) -> None:
     def passes() -> list[FourPasses]:
-        return [codec._passes(10 * at, *size) for at, size in enumerate([(60, 50), (64, 64), (1, 1)])]
+        return [codec.symbols.passes(10 * at, *size) for at, size in enumerate([(60, 50), (64, 64), (1, 1)])]
 
     latents = torch.randn(3, TINY.latent_dim, 2, 2, generator=torch.Generator().manual_seed(1)) * 5
     alone, together = passes(), FourPasses.side_by_side(passes())
@@ -137,8 +137,8 @@ def test_the_default_model_reads_the_same_symbols_together(default_codec: Codec)
     with Image.open(PHOTO) as source:
         parts = [source.convert("RGB").crop((at, at, at + 256, at + 200 + at)) for at in (0, 40)]
     files = default_codec.encode_many(parts, quality=30)
-    together = default_codec._read_symbols(*map(unpack, files))
-    alone = [default_codec._read_symbols(unpack(data)) for data in files]
+    together = default_codec.symbols.read(*map(unpack, files))
+    alone = [default_codec.symbols.read(unpack(data)) for data in files]
     assert torch.equal(together[0], torch.cat([tokens for tokens, _ in alone]))
     assert torch.equal(together[1], torch.cat([latent for _, latent in alone]))
 

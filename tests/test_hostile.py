@@ -50,7 +50,7 @@ def blank(codec: Codec, width_px: int, height_px: int) -> Container:
     semantic = codec.model.tokens.pack(tokens, across)
     detail, check = Encoder(), SymbolCheck(codec.fingerprint)
     check.add(tokens)
-    passes = codec._passes(50.0, width_px, height_px)
+    passes = codec.symbols.passes(50.0, width_px, height_px)
     for indices in passes:
         symbols = np.zeros_like(indices)
         detail.put(symbols, indices, codec.model.detail_tables)
@@ -69,7 +69,7 @@ def test_a_large_picture_from_next_to_nothing_is_refused_before_the_work(
     def never(*_: object) -> None:
         raise AssertionError("the decoder set to work")
 
-    monkeypatch.setattr(Codec, "_passes", never)
+    monkeypatch.setattr(Symbols, "passes", never)
     monkeypatch.setattr(DLF, "reconstruct_bands", never)
     side = int(DEFAULT_MAX_PIXELS**0.5)
     file = Container(small.model_id, side, side, 50.0, 0, semantic, b"")
@@ -115,12 +115,12 @@ def test_a_large_picture_whose_tokens_cost_nothing_is_encoded_so_that_it_can_be_
     assert small_file.semantic == b""
     large_file = unpack(tiny.encode(photo(1100, 1000)))
     monkeypatch.undo()
-    assert not tiny._read_symbols(small_file)[0].any()
-    tokens = tiny._read_symbols(large_file)[0].reshape(-1)
+    assert not tiny.symbols.read(small_file)[0].any()
+    tokens = tiny.symbols.read(large_file)[0].reshape(-1)
     assert not tokens[:-1].any()
     assert tokens[-1] > 0
     with pytest.raises(FormatError, match="too short"):
-        tiny._read_symbols(replace(large_file, semantic=b""))
+        tiny.symbols.read(replace(large_file, semantic=b""))
 
 
 def test_the_least_that_a_symbol_costs_is_known() -> None:
@@ -220,7 +220,7 @@ def test_symbols_that_no_picture_would_give_become_a_picture(tiny: Codec) -> Non
         semantic, detail, check = Encoder(), Encoder(), SymbolCheck(tiny.fingerprint)
         semantic.put(tokens, np.zeros_like(tokens), tiny.model.tokens.tables)
         check.add(tokens)
-        passes = tiny._passes(100.0, 60, 50)
+        passes = tiny.symbols.passes(100.0, 60, 50)
         for indices in passes:
             symbols = np.full(len(indices), symbol, np.int32)
             detail.put(symbols, indices, tiny.model.detail_tables)

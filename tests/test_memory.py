@@ -19,7 +19,7 @@ from dlfc.zoo import registry
 
 pytestmark = pytest.mark.slow
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 # The published mechanisms with the small ViT and a generator of a quarter of the width.
 MINI = replace(
     PAPER,
@@ -64,6 +64,16 @@ def test_a_picture_of_4_megapixels_is_coded_within_4_gib(tmp_path: Path) -> None
         options = {"folder": tmp_path, "precision": precision}
         assert peak_bytes("encode", "-f", "-m", "mini", tmp_path / "a.png", **options) < 4 * GIB
         assert peak_bytes("decode", tmp_path / "a.dlf", "-f", "-o", tmp_path / "b.png", **options) < 4 * GIB
+
+
+def test_a_photo_of_12_megapixels_is_coded_by_the_usual_model_within_800_mib(tmp_path: Path) -> None:
+    with Image.open(Path(__file__).parent / "data" / "photo.png") as small:
+        small.convert("RGB").resize((4000, 3000), Image.Resampling.BICUBIC).save(tmp_path / "a.png")
+    assert peak_bytes("encode", tmp_path / "a.png", folder=tmp_path) < 800 * MIB
+    for name in ("b.png", "c.jpg"):
+        assert peak_bytes("decode", tmp_path / "a.dlf", "-o", tmp_path / name, folder=tmp_path) < 800 * MIB
+    with Image.open(tmp_path / "b.png") as image:
+        image.load()
 
 
 def test_a_checkpoint_of_the_published_size_is_imported_and_codes_a_picture(tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import PUBLISHED_TINY, TINY, make_network
+from networks import PUBLISHED_TINY, TINY, make_network, photo
 from torch import Tensor
 
+from dlfc import tensors
 from dlfc.entropy.prior import ONE, FourPasses, IntegerPrior, to_integers
 from dlfc.entropy.tables import scale_thresholds
 from dlfc.model import dlf
@@ -21,6 +23,7 @@ from dlfc.model.detail import WindowAttention
 from dlfc.model.dlf import Codebook, as_floats, pad_to_tiles
 from dlfc.model.generator import Generator
 from dlfc.model.vit import Exchange, cut_tiles, join_tiles
+from dlfc.tensors import padded
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -402,8 +405,14 @@ def test_bytes_in_bands_are_analysed_as_floats_in_one_piece(monkeypatch: pytest.
         torch.testing.assert_close(network.reconstruct(tokens, latent, level), picture, rtol=0, atol=1e-5)
 
 
-def test_bytes_are_padded_as_floats_are() -> None:
-    pixels = torch.randint(256, (1, 3, 70, 65), dtype=torch.uint8)
-    padded = pad_to_tiles(pixels, 64)
-    assert padded.dtype == torch.uint8
-    assert torch.equal(as_floats(padded), pad_to_tiles(as_floats(pixels), 64))
+def test_a_picture_becomes_padded_bytes_strip_by_strip(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensors, "_STRIP_PX", 200)
+    for size in ((65, 70), (64, 128), (1, 3), (300, 2)):
+        image = photo(*size)
+        given = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+        found = padded(image, 64)
+        assert found.size == size
+        assert found.pixels.dtype == torch.uint8
+        assert torch.equal(found.pixels.float(), pad_to_tiles(given.float(), 64))
+        gray = image.convert("L")
+        assert torch.equal(padded(gray, 64).pixels, padded(gray.convert("RGB"), 64).pixels)

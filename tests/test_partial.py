@@ -33,7 +33,7 @@ def cut_symbols(codec: Codec, data: bytes) -> tuple[list[int], list[int]]:
     read: list[int] = []
     certain: list[int] = []
     ended = False
-    passes = codec._passes(fields.quality, fields.width_px, fields.height_px)
+    passes = codec.symbols.passes(fields.quality, fields.width_px, fields.height_px)
     for indices in passes:
         symbols = reader.get(indices)
         passes.accept(symbols)

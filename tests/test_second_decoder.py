@@ -83,7 +83,7 @@ def test_both_refuse_the_same_damaged_files(name: str) -> None:
         with suppress(second_decoder.Refused):
             ours = second_decoder.decode(bytes(data), model, max_pixels=1 << 16)
         with suppress(DlfcError):
-            theirs = codec._read_symbols(unpack(bytes(data), max_pixels=1 << 16))
+            theirs = codec.symbols.read(unpack(bytes(data), max_pixels=1 << 16))
         assert (ours is None) == (theirs is None), bytes(data).hex()
         accepted += ours is not None
     assert accepted < 20
@@ -109,10 +109,10 @@ def test_both_ask_for_a_bit_of_every_token_of_a_large_picture() -> None:
     assert 8 * len(file.semantic) + 64 == tiles * 8 - 8
     with pytest.raises(second_decoder.Refused, match="too few"):
         second_decoder._refuse_too_short(file, model_of(NEIGHBOURS), tiles)
-    assert codec._too_short(file.semantic, tiles)
+    assert codec.symbols.too_short(file.semantic, tiles)
     enough = replace(file, semantic=file.semantic + b"Z")
     second_decoder._refuse_too_short(enough, model_of(NEIGHBOURS), tiles)
-    assert not codec._too_short(enough.semantic, tiles)
+    assert not codec.symbols.too_short(enough.semantic, tiles)
 
 
 def test_a_wave_of_many_tokens_is_coded_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_it_reads_a_file_of_the_default_model() -> None:
     with Image.open(PHOTO) as image:
         data = codec.encode(image.convert("RGB").crop((300, 200, 364, 232)), quality=75)
     found = second_decoder.decode(data, second_decoder.read_model(codec.model.entry.weights))
-    tokens, latent = codec._read_symbols(unpack(data))
+    tokens, latent = codec.symbols.read(unpack(data))
     assert found.tokens == tokens.reshape(-1).tolist()
     assert found.latent == latent.numpy().astype("<f4").tobytes()
     assert any(found.detail)

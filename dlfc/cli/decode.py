@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -18,6 +18,7 @@ from dlfc.cli.work import Work
 from dlfc.errors import ImageError
 from dlfc.files import STANDARD_STREAM, is_stream, load
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, unpack
+from dlfc.memory import LARGE_PX
 from dlfc.zoo.registry import find
 
 if TYPE_CHECKING:
@@ -142,29 +143,46 @@ class _Decoding:
         return Extent(pixels, kind, item.codec.tiling.together(*size))
 
     def work(self, items: Sequence[_Read]) -> list[Result]:
+        if len(items) == 1 and self.form == "PNG" and _pixels(items[0].container) > LARGE_PX:
+            return [self._in_strips(items[0])]
         images = items[0].codec.decode_many(
             [item.data for item in items], allow_partial=self.allow_partial, max_pixels=self.max_pixels
         )
-        return [self._result(item, image) for item, image in zip(items, images, strict=True)]
+        return [self._whole(item, image) for item, image in zip(items, images, strict=True)]
 
-    def _result(self, item: _Read, image: Image.Image) -> Result:
+    def _in_strips(self, item: _Read) -> Result:
+        from dlfc.image import png_pieces
+
+        strips = item.codec.decode_strips(item.data, allow_partial=self.allow_partial, max_pixels=self.max_pixels)
+        return replace(_result(item, lambda: png_pieces(strips)), by_network=True)
+
+    def _whole(self, item: _Read, image: Image.Image) -> Result:
         from dlfc.image import losses, save_image
 
-        return Result(
-            lambda: save_image(image, self.form),
-            source_bytes=len(item.data),
-            summary=f"{image.width}x{image.height} pixels",
-            facts={
-                "width": image.width,
-                "height": image.height,
-                "quality": item.container.quality,
-                "file_bytes": len(item.data),
-                "bpp": 8 * len(item.data) / (image.width * image.height),
-                "complete": item.container.complete,
-            },
-            codec=item.codec,
-            notes=(*_cut_short(item.container), *losses(image, self.form)),
-        )
+        return _result(item, lambda: save_image(image, self.form), losses(image, self.form))
+
+
+def _result(item: _Read, data: Callable[[], bytes | Iterable[bytes]], lost: Sequence[str] = ()) -> Result:
+    container = item.container
+    return Result(
+        data,
+        source_bytes=len(item.data),
+        summary=f"{container.width_px}x{container.height_px} pixels",
+        facts={
+            "width": container.width_px,
+            "height": container.height_px,
+            "quality": container.quality,
+            "file_bytes": len(item.data),
+            "bpp": 8 * len(item.data) / _pixels(container),
+            "complete": container.complete,
+        },
+        codec=item.codec,
+        notes=(*_cut_short(container), *lost),
+    )
+
+
+def _pixels(container: Container) -> int:
+    return container.width_px * container.height_px
 
 
 def _cut_short(container: Container) -> list[str]:

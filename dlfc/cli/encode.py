@@ -19,11 +19,16 @@ from dlfc.cli.work import Work
 from dlfc.effort import PLAIN, what_to_load
 from dlfc.files import load
 from dlfc.formats import DEFAULT_MAX_PIXELS, unpack
+from dlfc.memory import LARGE_PX
 from dlfc.target import DEFAULT_QUALITY
 from dlfc.zoo.registry import find
 
 if TYPE_CHECKING:
-    from dlfc.companions import Keep, Prepared
+    from PIL import Image
+
+    from dlfc.companions import Keep
+    from dlfc.formats import Extra
+    from dlfc.tensors import Padded
 
 SUFFIX = ".dlf"
 PICTURE_SUFFIXES = (  # of files that folders are searched for
@@ -103,7 +108,10 @@ def encode(
 
 @dataclass(frozen=True)
 class _Loaded:
-    picture: Prepared
+    picture: Image.Image | Padded
+    extras: tuple[Extra, ...]
+    notes: tuple[str, ...]
+    details: tuple[str, ...]
     source_bytes: int
 
 
@@ -140,26 +148,30 @@ class _Encoding:
         from dlfc.image import load_image
 
         data = self.load(job.source, max_bytes=MAX_INPUT_BYTES)
-        return _Loaded(load_image(data, max_pixels=self.max_pixels, keep=self.keep), len(data))
+        prepared = load_image(data, max_pixels=self.max_pixels, keep=self.keep)
+        picture: Image.Image | Padded = prepared.image
+        if picture.size[0] * picture.size[1] > LARGE_PX:  # Pillow's own form is larger
+            picture = self.codecs.get().take(prepared.image, max_pixels=self.max_pixels)
+        return _Loaded(picture, prepared.extras, prepared.notes, prepared.details, len(data))
 
     def extent(self, item: _Loaded) -> Extent:
-        size, codec = item.picture.image.size, self.codecs.get()
+        size, codec = item.picture.size, self.codecs.get()
         return Extent(size[0] * size[1], codec.tiling.padded_size(*size), codec.tiling.together(*size))
 
     def work(self, items: Sequence[_Loaded]) -> list[Result]:
         files = self.codecs.get().encode_many(
-            [item.picture.image for item in items],
+            [item.picture for item in items],
             quality=self.quality,
             target_size=self.target_size,
             target_bpp=self.target_bpp,
             effort=self.effort,
-            extras=[item.picture.extras for item in items],
+            extras=[item.extras for item in items],
             max_pixels=self.max_pixels,
         )
         return [self._result(item, data) for item, data in zip(items, files, strict=True)]
 
     def _result(self, item: _Loaded, data: bytes) -> Result:
-        width_px, height_px = item.picture.image.size
+        width_px, height_px = item.picture.size
         bpp = 8 * len(data) / (width_px * height_px)
         quality = DEFAULT_QUALITY if self.quality is None else self.quality
         summary = f"{len(data)} bytes  {bpp:.4f} bpp"
@@ -172,8 +184,8 @@ class _Encoding:
             summary=summary,
             facts={"width": width_px, "height": height_px, "quality": quality, "file_bytes": len(data), "bpp": bpp},
             codec=self.codecs.get(),
-            notes=item.picture.notes,
-            details=item.picture.details,
+            notes=item.notes,
+            details=item.details,
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
@@ -41,16 +41,17 @@ class Extent:
 class Result:
     """What a file became, with what there is to say about it: for people, for scripts, and about the conversion.
 
-    `data` makes the bytes to write.
+    `data` makes the bytes to write, whole or in pieces, `by_network` says that making them runs the network.
     """
 
-    data: Callable[[], bytes]
+    data: Callable[[], bytes | Iterable[bytes]]
     source_bytes: int
     summary: str
     facts: dict[str, Any]
     codec: ModelNames
     notes: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
+    by_network: bool = False
 
 
 class Load(Protocol):
@@ -62,7 +63,7 @@ class Load(Protocol):
 class Store(Protocol):
     """Writes a file completely or not at all, as `dlfc.files.save` does."""
 
-    def __call__(self, name: str, data: bytes, *, overwrite: bool) -> None: ...
+    def __call__(self, name: str, data: bytes, *, overwrite: bool) -> object: ...
 
 
 class ModelNames(Protocol):
@@ -120,7 +121,7 @@ def outcomes(
 
     Errors of dlfc and of the system end one job, any other ends the run.
     """
-    steps = _Steps(task, overwrite, workers + 1, store)
+    steps = _Steps(task, overwrite, workers + 1, store, overlap=len(jobs) > 1)
     if len(jobs) <= 1:
         for job in jobs:
             outcome: Outcome[T] = Outcome(job)
@@ -139,8 +140,9 @@ def outcomes(
 class _Steps(Generic[T]):
     """The three steps of one file, each with its time and its errors."""
 
-    def __init__(self, task: Task[T], overwrite: bool, hands: int, store: Store) -> None:
+    def __init__(self, task: Task[T], overwrite: bool, hands: int, store: Store, *, overlap: bool) -> None:
         self._task, self._overwrite, self._hands, self._store = task, overwrite, hands, store
+        self._overlap = overlap
         self._saving = threading.Semaphore(hands)
         self._stopped = threading.Event()
 
@@ -163,7 +165,7 @@ class _Steps(Generic[T]):
         with collected() as seconds:
             try:
                 for outcome, result in zip(group, self._task.work(items), strict=True):
-                    outcome.result, outcome.item = result, None
+                    outcome.result, outcome.item = self._without_network(result), None
             except FILE_ERRORS as error:
                 failure = error
         for outcome in group:
@@ -173,6 +175,14 @@ class _Steps(Generic[T]):
         elif failure is not None:
             for outcome in group:
                 self.work([outcome])
+
+    def _without_network(self, result: Result) -> Result:
+        """A result whose bytes other threads can make beside the network: they are made now if they take it."""
+        if not (result.by_network and self._overlap):
+            return result
+        data = result.data()
+        made = data if isinstance(data, bytes) else list(data)
+        return replace(result, data=lambda: made)
 
     def write(self, outcome: Outcome[T]) -> None:
         if outcome.result is None:
@@ -194,10 +204,12 @@ class _Steps(Generic[T]):
             if self._stopped.is_set():
                 return 0
             if job.target == STANDARD_STREAM:
-                save_to_stdout(data)
-            else:
-                self._store(job.target, data, overwrite=self._overwrite)
-        return len(data)
+                return save_to_stdout(data)
+            if self._store is save:
+                return save(job.target, data, overwrite=self._overwrite)
+            whole = data if isinstance(data, bytes) else b"".join(data)
+            self._store(job.target, whole, overwrite=self._overwrite)
+            return len(whole)
 
     def stop(self) -> None:
         """Save nothing more; return when files that are being saved are there."""

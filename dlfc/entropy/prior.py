@@ -244,6 +244,11 @@ class FourPasses:
         spread = group.repeat(4, *[1] * (group.dim() - 1))  # a position holds one channel group per pass
         self._values = torch.where(self._mask, _clamp(spread * ONE + self._means), self._values)
 
+    def step(self) -> Tensor:
+        """The mean step of each channel, float32 B C."""
+        step = self._step.double().mean((-2, -1)) / ONE
+        return step.movedim(0, -1).reshape(-1, step.shape[0]).float()
+
     def latent(self) -> Tensor:
         """The quantised latent times its step, float32 B C H W, B being 1 for one picture."""
         latent = (self._values * self._step * 2.0 ** (-2 * ACTIVATION_BITS)).float()

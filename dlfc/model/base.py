@@ -29,6 +29,20 @@ def join_patches(patches: Tensor, height: int, width: int) -> Tensor:
     return x.reshape(b, 3, rows * height, cols * width)
 
 
+def _mean_over_patch(weight: Tensor) -> Tensor:
+    """`3*height*width K` -> `3 K`."""
+    return weight.view(3, -1, weight.shape[1]).mean(1)
+
+
+def _mean_inside(means: Tensor, patch_px: tuple[int, int], height: int, width: int) -> Tensor:
+    """Means `B h w 3` of patches -> means `B 3` of what of them lies in the top left `height` x `width` pixels."""
+    for dim, (patch, side) in enumerate(zip(patch_px, (height, width), strict=True), 1):
+        starts = torch.arange(means.shape[dim], device=means.device) * patch
+        inside = (side - starts).clamp(0, patch) / side
+        means = means * inside.view(-1, *[1] * (3 - dim))
+    return means.sum((1, 2))
+
+
 class LinearBase(nn.Module):
     """Linear maps between pixels in [-1, 1], token inputs and the detail latent; all in float32."""
 
@@ -59,12 +73,14 @@ class LinearBase(nn.Module):
         return self._code_image(nearness @ self.token_codes.weight, height, width)
 
     def _code_image(self, codes: Tensor, height: int, width: int) -> Tensor:
-        rh, rw = self.config.base_region_px
-        rows, cols = self.config.tile_px // rh, self.config.tile_px // rw
+        return join_patches(self.token_out(self._by_region(codes, height, width)), *self.config.base_region_px)
+
+    def _by_region(self, codes: Tensor, height: int, width: int) -> Tensor:
+        """Codes of tiles -> B, rows and columns of regions, base_components."""
+        rows, cols = self.config.base_regions
         tall, wide = height // self.config.tile_px, width // self.config.tile_px
         codes = codes.view(-1, tall, wide, rows, cols, self.config.base_components)
-        codes = codes.transpose(2, 3).reshape(-1, tall * rows, wide * cols, self.config.base_components)
-        return join_patches(self.token_out(codes), rh, rw)
+        return codes.transpose(2, 3).reshape(-1, tall * rows, wide * cols, self.config.base_components)
 
     def detail(self, rest: Tensor, level: Tensor) -> Tensor:
         """What the token picture leaves, B 3 H W -> addition to the latent B latent_dim H/32 W/32."""
@@ -78,9 +94,24 @@ class LinearBase(nn.Module):
         y = latent * (-at_level(self.log_gain, level)).exp()[:, :, None, None]
         return join_patches(self.detail_out(y.permute(0, 2, 3, 1)), cell, cell)
 
+    def mean_colours(self, tokens: Tensor, latent: Tensor, level: Tensor, height: int, width: int) -> Tensor:
+        """Means B 3 of the top left `height` x `width` pixels of the picture, from B pictures' tokens and latents.
+
+        Exact where these are whole regions and cells, else each counts by its part that lies inside.
+        """
+        region, cell = self.config.base_region_px, (self.config.cell_px, self.config.cell_px)
+        whole = latent.shape[2] * cell[0], latent.shape[3] * cell[1]
+        weight, bias = _mean_over_patch(self.token_out.weight), _mean_over_patch(self.token_out.bias[:, None])[:, 0]
+        regions = self._by_region(self.token_codes(tokens), *whole) @ weight.T + bias
+        cells = torch.einsum("bkc,bchw->bhwk", self.colour_response(level), latent)
+        return _mean_inside(regions, region, height, width) + _mean_inside(cells, cell, height, width)
+
+    def colour_response(self, level: Tensor) -> Tensor:
+        """What 1 in a channel of the latent adds to the mean colour of its cell, B 3 latent_dim."""
+        return _mean_over_patch(self.detail_out.weight) * (-at_level(self.log_gain, level)).exp()[:, None]
+
     def _by_tile(self, regions: Tensor) -> Tensor:
-        rh, rw = self.config.base_region_px
-        rows, cols = self.config.tile_px // rh, self.config.tile_px // rw
+        rows, cols = self.config.base_regions
         b, h, w, c = regions.shape
         x = regions.reshape(b, h // rows, rows, w // cols, cols, c).transpose(2, 3)
         return x.reshape(-1, rows * cols, c)

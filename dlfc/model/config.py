@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -95,14 +96,20 @@ class DLFConfig:
         if any(dim < self.head_dim or dim % (dim // self.head_dim) for dim in dims):
             raise ValueError("width, detail_dim and fusion_dim must split into heads of at least head_dim")
         if self.base_components:
-            counts = [self.tile_px // side for side in self.base_region_px if self.tile_px % side == 0]
-            if len(counts) != 2 or counts[0] * counts[1] != self.tokens_per_tile:
+            whole = len(self.base_region_px) == 2 and not any(self.tile_px % side for side in self.base_region_px)
+            if not whole or math.prod(self.base_regions) != self.tokens_per_tile:
                 raise ValueError("the linear base needs one region per token")
 
     @property
     def grid(self) -> int:
         """Patches along one side of a tile."""
         return self.tile_px // self.patch_px
+
+    @property
+    def base_regions(self) -> tuple[int, int]:
+        """Rows and columns of the regions of a tile, each of which a token of the linear base stands for."""
+        height, width = self.base_region_px
+        return self.tile_px // height, self.tile_px // width
 
     @property
     def cell_px(self) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dlfc.model.fused import LayerNorm, add
 from dlfc.model.linear import Linear, attend
-from dlfc.model.vit import Mlp, cut_tiles, join_tiles, joined, parts
+from dlfc.model.vit import Mlp, cut_tiles, join_tiles, over_parts, parts
 
 
 @cache
@@ -68,13 +68,16 @@ class WindowAttention(nn.Module):
         if shift:
             x = torch.roll(x, (-shift, -shift), (1, 2))
         bias = self._bias()
-        pairs = zip(
-            parts(cut_tiles(x, self.window)),
-            parts(self._kinds(b, h // self.window, w // self.window)),
-            strict=True,
-        )
-        mixed = joined(self._mix(tiles, bias[kinds, None] if self.shifted else bias[None]) for tiles, kinds in pairs)
+        tiles, kinds = cut_tiles(x, self.window), self._kinds(b, h // self.window, w // self.window)
+        del x
+
+        def mix(some: Tensor, kinds: Tensor) -> Tensor:
+            return self._mix(some, bias[kinds, None] if self.shifted else bias[None])
+
+        mixed = over_parts(mix, len(tiles), parts(tiles), parts(kinds))
+        del tiles
         x = join_tiles(mixed, self.window, h, w)
+        del mixed
         return torch.roll(x, (shift, shift), (1, 2)) if shift else x
 
     def _mix(self, tiles: Tensor, bias: Tensor) -> Tensor:

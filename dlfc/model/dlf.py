@@ -16,11 +16,12 @@ from dlfc.model.bottleneck import Bottleneck, Quantised
 from dlfc.model.branches import Decoder, Encoder
 from dlfc.model.config import DLFConfig
 from dlfc.model.fused import LayerNorm
-from dlfc.model.generator import BAND_PX, Fusion, Generator
+from dlfc.model.generator import Fusion, Generator
 from dlfc.model.linear import Linear, Pointwise
 from dlfc.model.vit import each_position, joined, parts, random_parameter
 
 Part = Literal["encode", "decode", "both"]
+BAND_PX = 1 << 21  # of the picture, looked at at a time: some ten times as many bytes for each of a few tensors
 _CODED_AT_ONCE = 2048  # vectors compared with all entries of the codebook without gradients
 
 
@@ -117,7 +118,9 @@ class DLF(nn.Module):
             if self.base is not None:
                 with torch.autocast(x.device.type, enabled=False):
                     inputs.append(self.base.tokens(band).unflatten(0, (len(x), -1)))
-        z, detail = self.encoder(joined(patches, 1))
+        embedded = joined(patches, 1)
+        del patches, band
+        z, detail = self.encoder(embedded)
         return (z.float() + joined(inputs, 1).flatten(0, 1) if inputs else z), detail
 
     def analyse_detail(self, x: Tensor, detail: Tensor, tokens: Tensor, level: Tensor) -> Tensor:
@@ -148,16 +151,24 @@ class DLF(nn.Module):
         codes = tokens_of_rows(tokens, len(latent), height // tile, first, end)
         with torch.autocast(latent.device.type, enabled=False):
             image = self.base.token_image(codes, (end - first) * tile, width)
-            image = image + self.base.detail_image(cells, level)
+            image += self.base.detail_image(cells, level)
         return image[:, :, top - first * tile : bottom - first * tile]
 
     def fuse(self, vectors: Tensor, detail_hat: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Token vectors and detail features -> semantic map, detail map, logits, latent."""
         semantic_map, detail_map = self.decoder(vectors, detail_hat)
         logits = self.fusion(semantic_map, detail_map)
-        mixture = self.mixture.float()
-        latent = each_position(lambda part: torch.softmax(part.float(), -1) @ mixture, logits)
+        latent = each_position(self._mix, logits)
         return semantic_map, detail_map, logits, latent.permute(0, 3, 1, 2)
+
+    def _fused(self, tokens: Tensor, latent: Tensor, level: Tensor) -> Tensor:
+        """Tokens and quantised latent times step -> the latent of `fuse`; nothing else is kept."""
+        detail_hat = self.bottleneck.synthesise(latent, level)
+        merged = self.fusion.merged(*self.decoder(self.codebook.lookup(tokens), detail_hat))
+        return each_position(lambda part: self._mix(self.fusion.head(part)), merged).permute(0, 3, 1, 2)
+
+    def _mix(self, logits: Tensor) -> Tensor:
+        return torch.softmax(logits.float(), -1) @ self.mixture.float()
 
     def reconstruct(self, tokens: Tensor, latent: Tensor, level: Tensor) -> Tensor:
         """Tokens T 32 and quantised latent times step, B latent_dim H/32 W/32 -> picture B 3 H W."""
@@ -165,13 +176,11 @@ class DLF(nn.Module):
 
     def reconstruct_bands(self, tokens: Tensor, latent: Tensor, level: Tensor) -> Iterator[Tensor]:
         """The same as bands B 3 h W of the picture from its top; on a CPU without gradients, in little memory."""
-        mixture = self.fuse(self.codebook.lookup(tokens), self.bottleneck.synthesise(latent, level))[-1]
         if not latent.is_cpu or torch.is_grad_enabled():
-            yield self.generator(mixture, self.base_image(tokens, latent, level))
-        elif self.base is None:
-            yield from self.generator.in_bands(mixture)
-        else:
-            yield from self.generator.in_bands(mixture, partial(self.base_image, tokens, latent, level))
+            yield self.generator(self._fused(tokens, latent, level), self.base_image(tokens, latent, level))
+            return
+        base = None if self.base is None else partial(self.base_image, tokens, latent, level)
+        yield from self.generator.in_bands(self._fused(tokens, latent, level), base)
 
     def _bands(self, x: Tensor) -> list[tuple[int, int]]:
         """Rows of whole tiles of `x` to look at together: all while gradients are kept, else few at a time."""
@@ -206,11 +215,7 @@ class DLF(nn.Module):
 def pad_to_tiles(x: Tensor, tile_px: int) -> Tensor:
     """Pad B C H W right and bottom by replication to whole tiles."""
     h, w = x.shape[2:]
-    right, below = -w % tile_px, -h % tile_px
-    if x.dtype != torch.uint8:
-        return F.pad(x, (0, right, 0, below), mode="replicate")
-    x = torch.cat([x, x[..., -1:].expand(-1, -1, -1, right)], 3)  # padding has no form for bytes
-    return torch.cat([x, x[:, :, -1:].expand(-1, -1, below, -1)], 2)
+    return F.pad(x, (0, -w % tile_px, 0, -h % tile_px), mode="replicate")
 
 
 def tokens_of_rows(tokens: Tensor, count: int, rows: int, first: int, end: int) -> Tensor:

@@ -14,7 +14,7 @@ from dlfc.model.detail import swin_run
 from dlfc.model.linear import Linear, attend
 from dlfc.model.vit import each_position, joined
 
-BAND_PX = 1 << 23  # of the picture, at a time: half a gigabyte at 64 channels for cells of 4x4 pixels
+BAND_PX = 1 << 22  # of the picture, at a time: a quarter of a gigabyte at 64 channels for cells of 4x4 pixels
 
 
 class Fusion(nn.Module):
@@ -41,8 +41,12 @@ class Fusion(nn.Module):
 
     def forward(self, semantic: Tensor, detail: Tensor) -> Tensor:
         """`B H W width`, `B H W C` -> logits `B H W mixture_size`."""
+        return each_position(self.head, self.merged(semantic, detail))
+
+    def merged(self, semantic: Tensor, detail: Tensor) -> Tensor:
+        """The same up to the head, which looks at each position by itself: `B H W fusion_dim`."""
         both = torch.cat([self.semantic_in(semantic), self.detail_in(detail)], -1)
-        return each_position(self.head, self.blocks(each_position(self.merge, both).to(semantic.dtype)))
+        return self.blocks(each_position(self.merge, both).to(semantic.dtype))
 
 
 def _norm(channels: int, config: DLFConfig) -> nn.Module:
@@ -176,6 +180,7 @@ class Generator(nn.Module):
         """
         kind = self.conv_in.weight.dtype
         x = self.conv_in(self.post_quant(latent.to(kind))).float().contiguous(memory_format=torch.channels_last)
+        del latent
         spare: list[Tensor] = []
         *before, last = (list(_blocks(level)) for level in (self.mid, *self.levels))
         blocks = [block for level in before for block in level]
@@ -191,21 +196,27 @@ class Generator(nn.Module):
         for top in range(0, height, rows):
             bottom = min(top + rows, height)
             first, end = max(0, top - around), min(height, bottom + around)
-            y = x[:, :, first:end]
-            for block in opening:
-                y = _without_gradients(block, y, spare)
-            if not opening:
-                y = y.clone(memory_format=torch.channels_last)  # blocks overwrite what they are given
             under = None if base is None else base(first * scale, end * scale)
-            if self.base_in is not None and under is not None:
-                y += self.base_in(F.pixel_unshuffle(under, self.output_patch_px).to(kind))
-            for block in last:
-                y = _without_gradients(block, y, spare)
-            y = strips.convolve(y, self.conv_out, self.norm_out).float()
-            if self.output_patch_px > 1:
-                y = F.pixel_shuffle(y, self.output_patch_px)
-            y = y if under is None else y.add_(under)
+            y = self._band(x[:, :, first:end], under, opening, last, spare)
             yield y[:, :, (top - first) * scale : (bottom - first) * scale]
+            del under, y  # before the next band is made
+
+    def _band(
+        self, x: Tensor, base: Tensor | None, opening: list[nn.Module], last: list[nn.Module], spare: list[Tensor]
+    ) -> Tensor:
+        """The picture of a band `x`, which stays as it is, before the last grid."""
+        for block in opening:
+            x = _without_gradients(block, x, spare)
+        if not opening:
+            x = x.clone(memory_format=torch.channels_last)  # blocks overwrite what they are given
+        if self.base_in is not None and base is not None:
+            x += self.base_in(F.pixel_unshuffle(base, self.output_patch_px).to(self.conv_in.weight.dtype))
+        for block in last:
+            x = _without_gradients(block, x, spare)
+        y = strips.convolve(x, self.conv_out, self.norm_out).float()
+        if self.output_patch_px > 1:
+            y = F.pixel_shuffle(y, self.output_patch_px)
+        return y if base is None else y.add_(base)
 
 
 def _without_gradients(block: nn.Module, x: Tensor, spare: list[Tensor]) -> Tensor:

@@ -31,10 +31,28 @@ def joined(pieces: Iterable[Tensor], dim: int = 0) -> Tensor:
     return held[0] if len(held) == 1 else torch.cat(held, dim)
 
 
+def over_parts(call: Callable[..., Tensor], count: int, *pieces: Sequence[Tensor]) -> Tensor:
+    """`call` of each of `pieces`, side by side, as one tensor of `count` rows in all, which is never held twice."""
+    if len(pieces[0]) == 1:
+        return call(*(some[0] for some in pieces))
+    out: Tensor | None = None
+    at = 0
+    for given in zip(*pieces, strict=True):
+        y = call(*given)
+        if out is None:
+            out = y.new_empty(count, *y.shape[1:])
+        out[at : at + len(y)] = y
+        at += len(y)
+    assert out is not None
+    return out
+
+
 def each_position(call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """`call(x)`, which treats all positions of `... C` alike."""
     pieces = parts(x.reshape(-1, x.shape[-1]), _POSITIONS)
-    return call(x) if len(pieces) == 1 else joined(map(call, pieces)).unflatten(0, x.shape[:-1])
+    if len(pieces) == 1:
+        return call(x)
+    return over_parts(call, x.shape[:-1].numel(), pieces).unflatten(0, x.shape[:-1])
 
 
 class Attention(nn.Module):
@@ -78,7 +96,7 @@ class VitBlock(nn.Module):
 
     def forward(self, x: Tensor, last: int = 0) -> Tensor:
         """`B N C` -> `B N C`, or only the `last` of the N positions."""
-        return joined(self._part(part, last) for part in parts(x))
+        return over_parts(lambda part: self._part(part, last), len(x), parts(x))
 
     def _part(self, x: Tensor, last: int) -> Tensor:
         x = add(x[:, -last:], self.attention(self.norm_attention(x), last))
@@ -121,9 +139,16 @@ class Exchange(nn.Module):
     def forward(self, semantic: Tensor, detail: Tensor) -> tuple[Tensor, Tensor]:
         """`semantic` T N width, `detail` B H W C -> the same shapes."""
         _, h, w, _ = detail.shape
-        pairs = zip(parts(semantic), parts(cut_tiles(detail, self.grid)), strict=True)
-        updated, tiles = zip(*(self._of_tiles(*pair) for pair in pairs), strict=True)
-        return joined(updated), join_tiles(joined(tiles), self.grid, h, w)
+        tiles = cut_tiles(detail, self.grid)
+        if len(parts(semantic)) == 1:
+            semantic, tiles = self._of_tiles(semantic, tiles)
+            return semantic, join_tiles(tiles, self.grid, h, w)
+        updated = torch.empty_like(semantic), torch.empty_like(tiles)
+        for some, of_map, *outs in zip(*map(parts, (semantic, tiles, *updated)), strict=True):
+            for out, y in zip(outs, self._of_tiles(some, of_map), strict=True):
+                out.copy_(y)
+        del tiles
+        return updated[0], join_tiles(updated[1], self.grid, h, w)
 
     def _of_tiles(self, semantic: Tensor, tiles: Tensor) -> tuple[Tensor, Tensor]:
         n = semantic.shape[1]

@@ -84,8 +84,7 @@ def export(
 def token_grids(network: DLF, crops: Crops, count: int) -> Tensor:
     """Tokens of `count` crops, by rows of the crop, each of which stands for a region: `count` H W."""
     config, grids = network.config, []
-    height, width = config.base_region_px
-    rows, columns, tiles = config.tile_px // height, config.tile_px // width, crops.size_px // config.tile_px
+    (rows, columns), tiles = config.base_regions, crops.size_px // config.tile_px
     for first in range(0, count, _TOGETHER):
         inputs, _ = network.analyse_tokens(crops.batch(min(_TOGETHER, count - first)).cpu())
         tokens = network.codebook.nearest(inputs).view(-1, tiles, tiles, rows, columns)

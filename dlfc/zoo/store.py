@@ -193,8 +193,7 @@ def _token_coding(config: DLFConfig, tensors: Mapping[str, Tensor]) -> TokenCodi
         return OneTable(Tables(**table), config.codebook_size, config.tokens_per_tile)
     if table or not config.base_components:
         raise ValueError("tokens have a prior beside their table, or one although they stand for no regions")
-    height, width = config.base_region_px
-    coding = ByNeighbours(prior, config.tile_px // height, config.tile_px // width)
+    coding = ByNeighbours(prior, *config.base_regions)
     if coding.size != config.codebook_size or coding.size < 2:  # with one token no section could be made longer
         raise ValueError("the token prior is not one of this codebook")
     return coding

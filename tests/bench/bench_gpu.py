@@ -63,7 +63,7 @@ def pictures(count: int) -> list[Image.Image]:
 def network_alone(codec: Codec, device: Device, images: list[Image.Image], rates: dict[torch.dtype, float]) -> None:
     """Print the time of both halves of the network, and that of their operations at the measured rate."""
     network = codec.model.network
-    pixels = torch.cat([codec._to_tensor(image) for image in images])
+    pixels = torch.cat([codec._on_device(image) for image in images])
     level = torch.full((len(images),), 2.0, device=device.name)
 
     def analyse() -> tuple[torch.Tensor, torch.Tensor]:

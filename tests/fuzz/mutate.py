@@ -141,7 +141,7 @@ def forged(codec: Any, random: np.random.Generator) -> bytes:
     semantic, detail = codec.model.tokens.pack(tokens, across), Encoder()
     check = crc_hqx(tokens.astype("<i4").tobytes(), crc_hqx(codec.fingerprint, 0xFFFF))
     quality, reach = int(random.integers(0, 201)) / 2, 2 ** random.uniform(0, 31)
-    passes = codec._passes(quality, width, height)
+    passes = codec.symbols.passes(quality, width, height)
     for indices in passes:
         symbols = np.clip(random.normal(0, reach, len(indices)), -(2**31), 2**31 - 1).astype(np.int32)
         detail.put(symbols, indices, codec.model.detail_tables)

@@ -1,0 +1,192 @@
+"""The symbols of pictures: from what the network found to the sections of files, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from dlfc import hold
+from dlfc.entropy.coder import Encoder
+from dlfc.entropy.prior import FourPasses
+from dlfc.entropy.sections import CutStream, SymbolCheck, WholeStream
+from dlfc.errors import FormatError
+from dlfc.formats import Container, Extra, pack
+from dlfc.model.vit import joined
+from dlfc.tensors import as_integers, cut
+from dlfc.tiling import FREE_PX, Tiling
+from dlfc.zoo.store import LoadedModel
+
+Int32Array = npt.NDArray[np.int32]
+_SLACK_BITS = 64  # tokens whose shortest number is this much shorter than they cost come once in 2^64 pictures
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the network finds in one picture whatever the quality, with the picture itself."""
+
+    width_px: int
+    height_px: int
+    tokens: Tensor  # T 32
+    semantic: bytes  # the section of these tokens
+    pixels: Tensor  # 1 3 H W, bytes, padded to whole tiles
+    features: Tensor  # 1 C H/32 W/32
+    extras: tuple[Extra, ...] = ()  # optional sections that its file gets
+
+
+@dataclass(frozen=True)
+class Walk:
+    """What the four passes made of latents B C H W: symbols and table indices, by pass and picture."""
+
+    quality: float
+    latents: Tensor
+    passes: FourPasses
+    parts: list[list[tuple[Int32Array, Int32Array]]]
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """Reads and writes the symbols of one model's files."""
+
+    model: LoadedModel
+
+    @property
+    def tiling(self) -> Tiling:
+        """How pictures lie on the model's tiles."""
+        return Tiling(self.model.network.config)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the model's weights, 32 bytes."""
+        return bytes.fromhex(self.model.entry.fingerprint)
+
+    def read(self, *containers: Container) -> tuple[Tensor, Tensor]:
+        """Tokens T 32 and latents times their steps, B C H W, of pictures of one padded size.
+
+        Raises FormatError if a stream or a check does not fit.
+        """
+        tables = self.model.detail_tables
+        tokens: list[Tensor] = []
+        readers: list[WholeStream | CutStream] = []
+        tiles, across = self.tiling.tiles(containers[0].width_px, containers[0].height_px)
+        if any(self.too_short(container.semantic, tiles) for container in containers):
+            raise FormatError("the semantic section is too short for a picture of this size; the file is damaged")
+        unpacked = self.model.tokens.unpack_many([container.semantic for container in containers], tiles, across)
+        for container, mine in zip(containers, unpacked, strict=True):
+            tokens.append(torch.from_numpy(mine).long())
+            if container.complete:
+                check = SymbolCheck(self.fingerprint)
+                check.add(mine)
+                readers.append(WholeStream(container.detail, tables, check))
+            else:
+                readers.append(CutStream(container.detail, tables))
+        passes = FourPasses.side_by_side([self.passes(c.quality, c.width_px, c.height_px) for c in containers])
+        for indices in passes:
+            parts = zip(readers, cut(indices, passes.counts), strict=True)
+            passes.accept(np.concatenate([reader.get(rows) for reader, rows in parts]))
+        for reader, container in zip(readers, containers, strict=True):
+            reader.finish(container.symbol_check)
+        return joined(tokens).to(self.model.device), passes.latent()
+
+    def settle(self, tokens: Tensor, across: int) -> tuple[Tensor, bytes]:
+        """Tokens T 32, one of them changed where the format asks for that, and their section."""
+        semantic = self.model.tokens.pack(as_integers(tokens), across)
+        if self.too_short(semantic, tokens.shape[0]):  # they end in slots that begin at 0 and cost no bytes
+            tokens[-1, -1] = _nearest_other(self.model.network.codebook.entries, int(tokens[-1, -1]))
+            semantic = self.model.tokens.pack(as_integers(tokens), across)
+        return tokens, semantic
+
+    def walk_held(self, analyses: Sequence[Analysis], quality: float, latents: Tensor) -> Walk:
+        """The symbols of `latents`, which are moved a little where rounding would change the mean colour."""
+        walk = self.walk(analyses, quality, latents)
+        base = self.model.network.base
+        if base is None:
+            return walk
+        level = self.level([quality] * len(analyses))
+        for _ in range(hold.ATTEMPTS):
+            step = walk.passes.step().to(level.device)
+            change = hold.shift(base, self._deviation(analyses, walk, level), step, level)
+            if change is None:
+                break
+            latents = latents + change.to(latents.device)
+            walk = self.walk(analyses, quality, latents)
+        return walk
+
+    def walk(self, analyses: Sequence[Analysis], quality: float, latents: Tensor) -> Walk:
+        """The symbols of `latents` pass by pass."""
+        passes = FourPasses.side_by_side([self.passes(quality, one.width_px, one.height_px) for one in analyses])
+        walk = Walk(quality, latents, passes, [])
+        latents = latents.movedim(1, 0)
+        for indices in passes:
+            symbols = passes.residuals(latents)
+            walk.parts.append(list(zip(cut(symbols, passes.counts), cut(indices, passes.counts), strict=True)))
+            passes.accept(symbols)
+        return walk
+
+    def write(self, analyses: Sequence[Analysis], walk: Walk) -> list[bytes]:
+        """The files of pictures whose symbols are these."""
+        encoders = [Encoder() for _ in analyses]
+        checks = [SymbolCheck(self.fingerprint) for _ in analyses]
+        for check, analysis in zip(checks, analyses, strict=True):
+            check.add(as_integers(analysis.tokens))
+        for parts in walk.parts:
+            for encoder, check, (mine, rows) in zip(encoders, checks, parts, strict=True):
+                encoder.put(mine, rows, self.model.detail_tables)
+                check.add(mine)
+        return [
+            pack(
+                Container(
+                    model_id=self.model.entry.model_id,
+                    width_px=analysis.width_px,
+                    height_px=analysis.height_px,
+                    quality=walk.quality,
+                    symbol_check=check.value,
+                    semantic=analysis.semantic,
+                    detail=encoder.finish(),
+                    extras=analysis.extras,
+                )
+            )
+            for analysis, check, encoder in zip(analyses, checks, encoders, strict=True)
+        ]
+
+    def level(self, qualities: Iterable[float]) -> Tensor:
+        """Rate levels B of the network, 0 to levels - 1, for qualities from 0 to 100."""
+        levels = self.model.network.config.levels
+        return torch.tensor([quality / 100 * (levels - 1) for quality in qualities], device=self.model.device)
+
+    def passes(self, quality: float, width_px: int, height_px: int) -> FourPasses:
+        """The walk over a picture's detail latent, from its begin."""
+        size, visible = self.tiling.cells(width_px, height_px)
+        return FourPasses(self.model.prior, self.model.thresholds, round(2 * quality), size, visible)
+
+    def too_short(self, semantic: bytes, tiles: int) -> bool:
+        """Whether a large picture comes from next to nothing (SPEC.md, "Semantic-token section")."""
+        config = self.model.network.config
+        least_bits = tiles * config.tokens_per_tile * self.model.tokens.least_bits
+        return tiles * config.tile_px**2 > FREE_PX and 8 * len(semantic) + _SLACK_BITS < least_bits
+
+    def _deviation(self, analyses: Sequence[Analysis], walk: Walk, level: Tensor) -> Tensor:
+        """By how much the mean colours B 3 of the linear base are off, in the part of each picture that is coded."""
+        latents = walk.passes.latent().to(level.device)
+        return torch.cat([self._deviation_of(*each) for each in zip(analyses, latents, level, strict=True)])
+
+    def _deviation_of(self, analysis: Analysis, latent: Tensor, level: Tensor) -> Tensor:
+        network = self.model.network
+        assert network.base is not None
+        cells = self.tiling.cells(analysis.width_px, analysis.height_px)[1]
+        height, width = (count * network.config.cell_px for count in cells)
+        seen = analysis.pixels[:, :, :height, :width].sum((2, 3), dtype=torch.int64)
+        found = network.base.mean_colours(analysis.tokens, latent[None], level[None], height, width)
+        return found - (seen.double() / (height * width * 127.5) - 1).to(found)
+
+
+def _nearest_other(entries: Tensor, token: int) -> int:
+    """The token whose entry is nearest to that of `token`, but not it."""
+    unit = torch.nn.functional.normalize(entries, dim=-1)
+    alike = unit @ unit[token]
+    alike[token] = -2.0
+    return int(alike.argmax())
