@@ -36,7 +36,8 @@ def encode(
     cuda. The model stays loaded for the next call.
 
     Raises LimitError if the picture has more than `max_pixels` pixels, or no file is as small as the target,
-    ModelError if there is no such model or device, and ValueError for other arguments that make no sense.
+    ModelError if there is no such model or device, TypeError if `image` is no Pillow image, and ValueError for other
+    arguments that make no sense.
 
     >>> from PIL import Image
     >>> import dlfc
@@ -45,6 +46,10 @@ def encode(
     >>> len(data) < 300
     True
     """
+    if not isinstance(image, Image.Image):
+        raise TypeError(f"encode takes a picture of PIL.Image, not {type(image).__name__}; PIL.Image.open reads a file")
+    if 0 in image.size:
+        raise ValueError("the picture has no pixels")
     prepared = prepare(image, USUAL if keep is None else parse_keep(keep))
     return _codec(model, device, *what_to_load(effort)).encode(
         prepared.image,
@@ -67,7 +72,7 @@ def decode(
     the next call.
 
     Raises FormatError if the file is damaged or cut short, LimitError if the picture has more than `max_pixels`
-    pixels, ModelError if its model is not there.
+    pixels, ModelError if its model is not there, and TypeError if `data` is not bytes.
 
     >>> from PIL import Image
     >>> import dlfc
@@ -75,6 +80,8 @@ def decode(
     >>> dlfc.decode(data)
     <PIL.Image.Image image mode=L size=256x256 at ...>
     """
+    if not isinstance(data, (bytes, bytearray, memoryview)):
+        raise TypeError(f"decode takes the bytes of a file, not {type(data).__name__}")
     model_id = unpack(data, allow_partial=allow_partial, max_pixels=max_pixels).model_id
     codec = _codec(model_id, device, "decode")
     return codec.decode(data, allow_partial=allow_partial, max_pixels=max_pixels)

@@ -80,3 +80,12 @@ def test_wrong_arguments_are_refused_before_anything_is_loaded() -> None:
         dlfc.encode(Image.new("L", (8, 8)), max_pixels=63)
     with pytest.raises(dlfc.FormatError):
         dlfc.decode(b"")
+
+
+def test_names_of_files_and_empty_pictures_are_refused_in_words() -> None:
+    with pytest.raises(TypeError, match="takes a picture of PIL"):
+        dlfc.encode("photo.jpg")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="has no pixels"):
+        dlfc.encode(Image.new("RGB", (0, 0)))
+    with pytest.raises(TypeError, match="takes the bytes of a file, not str"):
+        dlfc.decode("photo.dlf")  # type: ignore[arg-type]

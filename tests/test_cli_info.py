@@ -63,6 +63,16 @@ def test_a_bar_divides_the_width_as_the_bytes_are_divided(
         }
 
 
+@pytest.mark.parametrize("columns", [0, 10, 40])
+def test_lines_are_whole_in_terminals_of_any_width(
+    dlfc: Run, file: Path, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    usual = dlfc("info", "a.dlf")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert "bits per pixel\n" in usual.out
+    assert dlfc("info", "a.dlf") == usual
+
+
 def test_a_terminal_gets_the_bar_in_colour_unless_there_shall_be_none(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,8 +154,9 @@ def test_standard_input_can_be_read_only_once(dlfc: Run, tmp_path: Path) -> None
     assert run.err == "dlfc info: standard input (-) can be read only once; try 'dlfc info --help'\n"
 
 
-def test_version_is_one_line(dlfc: Run) -> None:
-    run = dlfc("--version")
+@pytest.mark.parametrize("option", ["-V", "--version"])
+def test_version_is_one_line(dlfc: Run, option: str) -> None:
+    run = dlfc(option)
     assert (run.status, run.out, run.err) == (0, f"dlfc {__version__}\n", "")
 
 
@@ -160,6 +171,13 @@ def test_a_command_that_is_nearly_right_is_one_line_with_a_hint(dlfc: Run) -> No
     assert (run.status, run.out) == (2, "")
     hint = r"; did you mean 'encode'\? |; "  # older versions of click have none
     assert re.fullmatch(rf"dlfc: no such command 'encde'({hint})try 'dlfc --help'\n", run.err)
+
+
+def test_an_option_that_is_nearly_right_is_one_line_with_a_hint(dlfc: Run) -> None:
+    run = dlfc("encode", "a.png", "--recursiv")
+    assert (run.status, run.out) == (2, "")
+    hint = "(; did you mean [-a-z, ]*--recursive[-a-z, ]*\\?|[^(]*;)"  # as the versions of click see it
+    assert re.fullmatch(rf"dlfc encode: no such option:? '?--recursiv'?{hint} try 'dlfc encode --help'\n", run.err)
 
 
 def test_no_command_is_one_line(dlfc: Run) -> None:

@@ -92,6 +92,16 @@ def test_an_existing_page_is_kept_unless_forced(dlfc: Run, photo: Path) -> None:
     assert Path("page.html").read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize("output", ["photo.png", "./photo.png", "link.html"])
+def test_a_photo_is_not_overwritten_by_the_page(dlfc: Run, photo: Path, output: str) -> None:
+    before = photo.read_bytes()
+    Path("link.html").symlink_to("photo.png")
+    run = dlfc("compare", "photo.png", "-o", output, "-f")
+    assert run.status == 2
+    assert f"{output} is an input and would be overwritten" in run.err
+    assert photo.read_bytes() == before
+
+
 def test_what_is_no_picture_is_one_line_and_the_others_are_on_the_page(dlfc: Run, photo: Path) -> None:
     Path("text.png").write_text("no picture")
     run = dlfc("compare", "text.png", "photo.png", "missing.png", "-o", "-", "--against", "none")

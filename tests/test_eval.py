@@ -208,6 +208,13 @@ def test_what_is_missing_is_one_line(dlfc: Run, photos: Path, arguments: list[st
     assert run.err.count("\n") == 1
 
 
+@pytest.mark.parametrize("arguments", [["nowhere"], ["photos", "--points", "nowhere.json"]])
+def test_what_is_missing_is_said_before_anything_else(dlfc: Run, photos: Path, arguments: list[str]) -> None:
+    run = dlfc("eval", *arguments)
+    assert run.status == 1
+    assert run.err == f"dlfc: {arguments[-1]}: No such file or directory\n"
+
+
 def test_two_photos_of_one_name_are_refused(photos: Path) -> None:
     photo(64, 64).save(photos / "b.jpg")
     with pytest.raises(DlfcError, match=r"photos: b\.jpg and b\.png have the same name"):

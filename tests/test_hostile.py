@@ -25,6 +25,7 @@ from dlfc.errors import FormatError, LimitError
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, Extra, pack, unpack
 from dlfc.image import OUTPUT_FORMATS, save_image
 from dlfc.model.dlf import DLF, Codebook
+from dlfc.symbols import Symbols
 
 MUTATE = Path(__file__).parent / "fuzz" / "mutate.py"
 

@@ -176,6 +176,14 @@ def test_the_thumbnailer_entry_makes_a_small_png_over_an_empty_file_of_any_name(
         assert max(small.size) == 128
 
 
+def test_a_file_is_not_overwritten_by_its_thumbnail(tmp_path: Path) -> None:
+    (tmp_path / "a.dlf").write_bytes(FILE)
+    run = run_process(fake_command("thumbnail", "a.dlf", "-f", "-o", "./a.dlf"), cwd=tmp_path)
+    assert run.returncode == 2
+    assert b"./a.dlf is an input and would be overwritten" in run.stderr
+    assert (tmp_path / "a.dlf").read_bytes() == FILE
+
+
 def test_a_thumbnail_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "cut.dlf").write_bytes(FILE[:-1])
     run = run_process(fake_command("thumbnail", "cut.dlf", "-o", "small.png"), cwd=tmp_path)

@@ -38,7 +38,7 @@ def _options_of_page(page: Path) -> set[str]:
     """Return the options that the lists of a manual page define, with those of its synopsis."""
     synopsis, text = page.read_text().split(".Sh DESCRIPTION\n")
     tagged = synopsis + "".join(re.findall(r"^\.It Fl .*\n", text, re.MULTILINE))
-    return {f"-{name}" for name in re.findall(r"\bFl (-?[a-z][a-z-]*)", tagged)}
+    return {f"-{name}" for name in re.findall(r"\bFl (-?[A-Za-z][a-z-]*)", tagged)}
 
 
 @pytest.mark.parametrize(("command", "page"), PAGES.items())

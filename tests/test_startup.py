@@ -40,7 +40,7 @@ _COMPLETE = "from dlfc.cli import main\nmain()"
         (["encode", "missing.png"], 1),
         (["encode", "a.png", "-o", "missing/a.dlf"], 1),
         (["decode", "a.png", "-o", "b.png"], 1),
-        (["compare", "a.png", "-o", "a.png"], 1),
+        (["compare", "a.png", "-o", "a.dlf"], 1),
         (["thumbnail", "a.png", "-o", "b.png"], 1),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),

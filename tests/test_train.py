@@ -159,6 +159,13 @@ def test_what_is_wrong_with_a_recipe_is_said_in_one_line(tmp_path: Path, old: st
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("data", "reason"), [(b"name = 'tiny'", "it has no 'model'"), (b"\x89PNG", "it is no text")])
+def test_what_is_no_recipe_at_all_is_said_in_plain_words(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "recipe.toml").write_bytes(data)
+    with pytest.raises(ModelError, match=rf"recipe\.toml: not a training recipe: {reason}$"):
+        load_recipe(tmp_path / "recipe.toml")
+
+
 # --- the start ----------------------------------------------------------------------------------------------------
 
 

@@ -352,6 +352,11 @@ def test_a_damaged_description_is_refused_by_name(entry: ModelEntry, text: str) 
         registry.find("tiny", entry.weights.parent)
 
 
+def test_a_weights_file_that_is_not_there_is_named_itself(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"none\.safetensors: no such weights file"):
+        registry.find(str(tmp_path / "none.safetensors"))
+
+
 def test_a_weights_file_without_its_description_is_refused(entry: ModelEntry) -> None:
     entry.weights.with_suffix(".json").unlink()
     with pytest.raises(ModelError, match=r"tiny\.json: cannot read the model's description"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -64,7 +65,7 @@ def _print_version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+        typer.Option("-V", "--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
     ] = False,
 ) -> None:
     """Turn a photograph into a .dlf file of a few hundred bytes, and back.
@@ -109,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print_to_stdout("")  # errors of what is still in the buffer appear here and not after the end
         return status if isinstance(status, int) else 0
     except _ParserError as error:
-        return _usage(arguments, error.format_message())
+        return _usage(arguments, _in_our_words(error.format_message()))
     except UsageProblem as error:
         return _usage(arguments, str(error))
     except _Terminated as error:
@@ -121,6 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_FAILURE
 
 
+def _in_our_words(problem: str) -> str:
+    """A sentence of the parser, written like all other messages."""
+    problem = problem[:1].lower() + problem[1:].rstrip(".").replace(". Did you mean", "; did you mean")
+    return re.sub(r" \(Possible options: (.*)\)$", r"; did you mean \1?", problem)
+
+
 def _usage(arguments: list[str], problem: str) -> int:
     name = PROGRAM
     known: typer.Typer | None = program()
@@ -130,7 +137,6 @@ def _usage(arguments: list[str], problem: str) -> int:
             break
         name = f"{name} {word}"
         known = groups.get(word)
-    problem = problem[:1].lower() + problem[1:].rstrip(".").replace(". Did you mean", "; did you mean")
     say(f"{name}: {problem}{'' if problem.endswith('?') else ';'} try '{name} --help'")
     return EXIT_USAGE
 

@@ -15,6 +15,7 @@ from dlfc.files import STANDARD_OUTPUT, STANDARD_STREAM, check_source, check_tar
 from dlfc.timing import collected
 
 T = TypeVar("T")
+_ONCE = ("import", "load")  # parts of the work that are for all files, whichever of them comes first
 
 
 def run(
@@ -94,7 +95,7 @@ def report(outcome: Outcome[T], reporter: Reporter) -> None:
     reporter.notes(source, result.notes, result.details)
     reporter.count_bytes(result.source_bytes, outcome.target_bytes, result.facts["bpp"])
     codec = {"model": result.codec.name, "model_id": result.codec.model_id.hex()}
-    seconds = sum(outcome.seconds.values())
+    seconds = sum(spent for part, spent in outcome.seconds.items() if part not in _ONCE)
     facts = {"input": job.source, "output": job.target} | result.facts | {"seconds": round(seconds, 3)} | codec
     line = f"{source} -> {target}  {result.summary}"
     if reporter.verbose:

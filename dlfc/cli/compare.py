@@ -9,6 +9,7 @@ import typer
 from dlfc.cli import options
 from dlfc.cli.codecs import Codecs
 from dlfc.cli.encode import MAX_INPUT_BYTES, prepare_pillow
+from dlfc.cli.inputs import refuse_overwriting
 from dlfc.cli.messages import Reporter, UsageProblem, reason_of, say
 from dlfc.errors import DlfcError
 from dlfc.files import STANDARD_STREAM, check_source, check_target, load, save, save_to_stdout
@@ -75,6 +76,7 @@ def compare(
     """
     if STANDARD_STREAM in images:
         raise UsageProblem("standard input (-) has no name to show; give files")
+    refuse_overwriting(images, output)
     if output != STANDARD_STREAM:
         check_target(output, overwrite=force)
     ordinary = _ordinary(against)
@@ -117,7 +119,7 @@ def _write(photos: list[Photo], codec: Codec, output: str, *, force: bool, quiet
         return
     save(output, text, overwrite=force)
     if not quiet:
-        say(f"{output}  {len(text) / 1e6:.1f} MB")
+        say(f"{output}  {max(len(text) / 1e6, 0.1):.1f} MB")
 
 
 def _ordinary(against: str) -> list[OrdinaryCodec]:

@@ -163,9 +163,9 @@ def evaluate(
         raise UsageProblem("--keep needs a folder; name it with --out")
     tell = _tell_nobody if quiet else say
     codecs = _codecs(against, tell)
-    judge = _judge(metrics, measures, device, tell)
     found = find_photos(photos)
     published = [] if points is None else read_points(points)
+    judge = _judge(metrics, measures, device, tell)
     if out is not None:
         make_directory(str(out))
     report: list[str] = []

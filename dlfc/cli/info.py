@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from io import StringIO
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_INPUT_BYTES = 2**26  # as for decode
 _BAR_WIDTH = 48
+_LINE_WIDTH = 1000  # no line is broken: scripts read these too
 _NAMES_WIDTH = 16  # of the column with the names, so that the bar beside it fits
 
 EPILOG = (
@@ -89,7 +91,8 @@ def _for_people(name: str, file_info: FileInfo, *, with_bar: bool) -> str:
     terminal = sys.stdout is not None and sys.stdout.isatty()
     encoding = sys.stdout.encoding if sys.stdout is not None else "utf-8"
     with_bar = with_bar or terminal
-    console = Console(file=text, force_terminal=terminal, highlight=False, markup=False, emoji=False)
+    columns = shutil.get_terminal_size().columns
+    console = Console(file=text, force_terminal=terminal, width=_LINE_WIDTH, highlight=False, markup=False, emoji=False)
 
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
@@ -98,7 +101,7 @@ def _for_people(name: str, file_info: FileInfo, *, with_bar: bool) -> str:
     facts.add_row("  picture", pixels)
     facts.add_row("  size", f"{_bytes(file_info.file_bytes)}, {file_info.bpp:.4f} bits per pixel")
     if with_bar:
-        facts.add_row("", bars.bar(file_info, max(1, min(_BAR_WIDTH, console.width - _NAMES_WIDTH)), encoding))
+        facts.add_row("", bars.bar(file_info, max(1, min(_BAR_WIDTH, columns - _NAMES_WIDTH)), encoding))
     for section_name, count in (
         *((section.name, section.bytes) for section in file_info.sections),
         (bars.OVERHEAD, file_info.overhead_bytes),

@@ -59,6 +59,12 @@ def plan(
     return jobs
 
 
+def refuse_overwriting(inputs: Sequence[str], output: str) -> None:
+    """Raise UsageProblem where a command with one result of its own would write it over an input."""
+    if output != STANDARD_STREAM and os.path.realpath(output) in map(os.path.realpath, inputs):
+        raise UsageProblem(f"{output} is an input and would be overwritten; choose another name with -o")
+
+
 def make_directories(jobs: Sequence[Job], output_dir: str) -> None:
     """Make `output_dir` and the folders below it that results go to. Raises OSError if `output_dir` cannot be made.
 
@@ -112,9 +118,8 @@ def _is_regular(path: str) -> bool:
 def _target(source: str, output_dir: str | None, suffix: str) -> str:
     if source == STANDARD_STREAM:
         return STANDARD_STREAM
-    path = Path(source)
-    name = path.stem + suffix
-    return str(path.parent / name if output_dir is None else Path(output_dir) / name)
+    folder = os.path.dirname(source) if output_dir is None else output_dir
+    return os.path.join(folder, Path(source).stem + suffix)  # keeps ./ before a name that begins with a dash
 
 
 def _refuse_clashes(jobs: Sequence[Job]) -> None:
@@ -128,5 +133,8 @@ def _refuse_clashes(jobs: Sequence[Job]) -> None:
         if path in sources:
             raise UsageProblem(f"{job.target} is an input and would be overwritten; choose another name with -o")
         if path in targets:
-            raise UsageProblem(f"{targets[path].source} and {job.source} would both become {job.target}")
+            other = targets[path]
+            raise UsageProblem(
+                f"{other.source} and {job.source} would both become {other.target}; do one of them by itself, with -o"
+            )
         targets[path] = job

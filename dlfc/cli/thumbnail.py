@@ -9,6 +9,7 @@ import typer
 from dlfc.cli import options
 from dlfc.cli.codecs import Codecs
 from dlfc.cli.decode import MAX_INPUT_BYTES
+from dlfc.cli.inputs import refuse_overwriting
 from dlfc.cli.messages import reason_of, say, stream_name
 from dlfc.errors import DlfcError
 from dlfc.files import STANDARD_STREAM, check_source, check_target, load, save, save_to_stdout
@@ -55,6 +56,7 @@ def thumbnail(
     INPUT is a .dlf file, or - for standard input. The result is a PNG picture whose longest side has at most as many
     pixels as --size says, whatever the suffix of FILE. File managers call this command.
     """
+    refuse_overwriting([source], output)
     try:
         check_source(source)
         if output != STANDARD_STREAM:

@@ -81,7 +81,7 @@ def measure_models(
             scores.append(_score(name, quality, coded[number], image, values))
             patches.append(judge.patch_features(picture) if judge.of_sets else np.zeros((0, 768)))
         own = judge.patch_features(photo) if judge.of_sets else np.zeros((0, 768))
-        tell(f"{photos[number].name}: measured {len(runs)} pictures")
+        tell(f"{photos[number].name}: measured {len(runs)} picture{'' if len(runs) == 1 else 's'}")
         return _Measured(own, tuple(scores), tuple(patches))
 
     measured = list(in_threads(measure, range(len(photos)), program.jobs))

@@ -171,7 +171,11 @@ def load_recipe(path: Path) -> Recipe:
         of_run = {k: values.pop(k) for k in _OF_RUN & values.keys()}
         stages = tuple(Stage(**values | {k: _frozen(v) for k, v in table.items()}) for table in tables)
         return Recipe(model=model, stages=stages, **of_run)
-    except (tomllib.TOMLDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise ModelError(f"{path}: not a training recipe: it has no {error}") from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{path}: not a training recipe: it is no text") from error
+    except (tomllib.TOMLDecodeError, AttributeError, TypeError, ValueError) as error:
         raise ModelError(f"{path}: not a training recipe: {error}") from error
 
 

@@ -96,6 +96,8 @@ def read_entry(weights: Path) -> ModelEntry:
     try:
         entry = ModelEntry(weights=weights, **_read_json(description))
     except OSError as error:
+        if not weights.exists():
+            raise ModelError(f"{weights}: no such weights file") from error
         raise ModelError(f"{description}: cannot read the model's description: {error.strerror}") from error
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{description}: not a model description: {error}") from error
