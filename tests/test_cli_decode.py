@@ -93,7 +93,7 @@ def _flipped(data: bytes, at: int) -> bytes:
 BROKEN = {
     "empty": (lambda data: b"", "it is empty"),
     "not a .dlf file": (lambda data: b"\x89PNG\r\n\x1a\n" + data, "not a .dlf file"),
-    "cut short": (lambda data: data[:-3], "cut short"),
+    "cut short": (lambda data: data[:-3], "bytes; --allow-partial makes a picture of what is there"),
     "cut in the header": (lambda data: data[:9], "cut short"),
     "too long": (lambda data: data + b"more", "4 bytes after the end of the last section"),
     "one bit flipped": (lambda data: _flipped(data, len(data) - 2), "damaged"),

@@ -149,3 +149,8 @@ def test_reading_stops_at_the_limit(tmp_path: Path) -> None:
     assert files.load(str(path), max_bytes=5) == b"12345"
     with pytest.raises(LimitError, match="more than 4 bytes"):
         files.load(str(path), max_bytes=4)
+
+
+def test_names_are_shown_on_one_line_without_what_terminals_act_on() -> None:
+    assert files.display_name("a\nb\x1b[31m.png") == r"a\nb\x1b[31m.png"
+    assert files.display_name(os.fsdecode(b"caf\xe9 \xc3\xa9.png")) == r"caf\xe9 é.png"

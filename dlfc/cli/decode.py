@@ -15,7 +15,7 @@ from dlfc.cli.inputs import Job
 from dlfc.cli.messages import UsageProblem
 from dlfc.cli.pipeline import Extent, Load, Result
 from dlfc.cli.work import Work
-from dlfc.errors import ImageError
+from dlfc.errors import FormatError, ImageError
 from dlfc.files import STANDARD_STREAM, is_stream, load
 from dlfc.formats import DEFAULT_MAX_PIXELS, Container, unpack
 from dlfc.memory import LARGE_PX
@@ -132,9 +132,18 @@ class _Decoding:
         from dlfc.image import check_side
 
         data = self.load(job.source, max_bytes=MAX_INPUT_BYTES)
-        container = unpack(data, max_pixels=self.max_pixels, allow_partial=self.allow_partial)
+        container = self._container(data)
         check_side(container.width_px, container.height_px, self.form)
         return _Read(data, container, self.codecs.get(container.model_id))
+
+    def _container(self, data: bytes) -> Container:
+        container = unpack(data, max_pixels=self.max_pixels, allow_partial=True)
+        if container.complete or self.allow_partial:
+            return container
+        try:
+            return unpack(data, max_pixels=self.max_pixels)
+        except FormatError as error:
+            raise FormatError(f"{error}; --allow-partial makes a picture of what is there") from error
 
     def extent(self, item: _Read) -> Extent:
         size = item.container.width_px, item.container.height_px
