@@ -18,7 +18,7 @@ from dlfc.model.dlf import DLF
 from dlfc.train import losses, vqgan
 from dlfc.train.adversary import Adversary, PatchDiscriminator, adaptive_weight
 from dlfc.train.data import to_tensor
-from dlfc.train.losses import FLAT_WINDOW_PX, Objective, colour_error, flat_errors
+from dlfc.train.losses import FLAT_WINDOW_PX, Objective, colour_error, flat_errors, stamp_error
 from dlfc.train.perceptual import Perceptual
 from dlfc.train.recipe import Stage
 
@@ -223,3 +223,15 @@ def test_both_pictures_get_the_same_noise_for_lpips(metrics: Path) -> None:
     ((noisy_image, noisy_target),) = seen
     assert torch.allclose(noisy_target - noisy_image, target - image, atol=1e-6)
     assert float((noisy_target - target).std()) == pytest.approx(0.02, rel=0.05)
+
+
+def test_a_texture_that_repeats_counts_and_one_that_does_not_is_next_to_nothing() -> None:
+    generator = torch.Generator().manual_seed(5)
+    photo = torch.rand(2, 3, 256, 256, generator=generator)
+    stamp = 0.1 * (torch.rand(1, 3, 16, 16, generator=generator) - 0.5)
+    repeated = stamp.repeat(2, 1, 16, 16)
+    random = 0.1 * (torch.rand(2, 3, 256, 256, generator=generator) - 0.5)
+    power = repeated.square().mean()
+    assert stamp_error(photo + repeated, photo) > 0.8 * power
+    assert stamp_error(photo + random, photo) < 0.05 * power
+    assert stamp_error(photo[..., :96, :250] + repeated[..., :96, :250], photo[..., :96, :250]) > 0.7 * power

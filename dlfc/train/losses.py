@@ -20,6 +20,7 @@ JITTER_PX = 8  # random margin cut before features, so that no texture can lock 
 FLAT_WINDOW_PX = 9
 FLAT_VARIANCE = (4 / 255) ** 2  # of the photo in such a window, where an error counts half
 COLOUR_REGION_PX = 64
+STAMP_REGION_PX, STAMP_PX = 128, 16  # what the cells of a region have in common: cells of a patch, as the generator has
 TOKEN_SHARPNESS = 150.0  # of the softmax over codes: the cosines of neighbouring codes differ by about 0.01
 
 # What a log names, in this order; a task leaves out what it does not compute.
@@ -32,6 +33,7 @@ _OF_TASKS = (
     "flat",
     "grain",
     "colour",
+    "stamp",
     "vgg",
     "inception",
     "latent",
@@ -96,6 +98,9 @@ class Objective:
         if stage.colour_weight:
             terms["colour"] = colour_error(image, target)
             total = total + stage.colour_weight * terms["colour"]
+        if stage.stamp_weight:
+            terms["stamp"] = stamp_error(image, target)
+            total = total + stage.stamp_weight * terms["stamp"]
         near, far = _cut(image, margin), _cut(target, margin)
         for name in NAMES:
             if self.has_begun(name):
@@ -225,6 +230,21 @@ def colour_error(image: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of mean colours of N 3 H W in [0, 1]: of regions of 64 pixels, plus of the whole pictures."""
     regions = F.avg_pool2d(image - target, COLOUR_REGION_PX)
     return regions.square().mean() + regions.mean((2, 3)).square().mean()
+
+
+def stamp_error(image: Tensor, target: Tensor) -> Tensor:
+    """Mean square of the difference N 3 H W that all cells of 16 pixels in a region of 128 pixels have in common.
+
+    Wrong detail differs from cell to cell and leaves next to nothing; a texture that repeats stays whole. Smaller
+    pictures are one region.
+    """
+    error = image - target
+    grain = error - _window_mean(error)
+    regions = [max(1, size // STAMP_REGION_PX) for size in grain.shape[2:]]
+    cells = [size // (count * STAMP_PX) for size, count in zip(grain.shape[2:], regions, strict=True)]
+    height, width = (count * each * STAMP_PX for count, each in zip(regions, cells, strict=True))
+    shape = [part for pair in zip(regions, cells, strict=True) for part in (*pair, STAMP_PX)]
+    return grain[:, :, :height, :width].reshape(*grain.shape[:2], *shape).mean((3, 6)).square().mean()
 
 
 def _window_mean(x: Tensor) -> Tensor:
