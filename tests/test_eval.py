@@ -119,7 +119,7 @@ def test_progress_goes_to_standard_error_and_can_be_left_out(dlfc: Run, photos: 
     lines = loud.err.splitlines()
     assert lines[0].startswith("dlfc: left out LPIPS-alex, LPIPS-squeeze, IPS, DISTS-I, FID-768, KID-768: no ")
     assert lines[1].startswith("fake -q 0: ")
-    assert lines[2:] == ["a: measured 1 pictures", "b: measured 1 pictures"]
+    assert lines[2:] == ["a: measured 1 picture", "b: measured 1 picture"]
 
 
 def test_nothing_stays_behind_without_a_folder_for_it(
