@@ -233,5 +233,5 @@ def test_a_texture_that_repeats_counts_and_one_that_does_not_is_next_to_nothing(
     random = 0.1 * (torch.rand(2, 3, 256, 256, generator=generator) - 0.5)
     power = repeated.square().mean()
     assert stamp_error(photo + repeated, photo) > 0.8 * power
-    assert stamp_error(photo + random, photo) < 0.05 * power
+    assert stamp_error(photo + random, photo).abs() < 0.01 * power
     assert stamp_error(photo[..., :96, :250] + repeated[..., :96, :250], photo[..., :96, :250]) > 0.7 * power

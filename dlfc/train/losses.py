@@ -235,8 +235,8 @@ def colour_error(image: Tensor, target: Tensor) -> Tensor:
 def stamp_error(image: Tensor, target: Tensor) -> Tensor:
     """Mean square of the difference N 3 H W that all cells of 16 pixels in a region of 128 pixels have in common.
 
-    Wrong detail differs from cell to cell and leaves next to nothing; a texture that repeats stays whole. Smaller
-    pictures are one region.
+    It is the mean product of different cells, so that wrong detail, which differs from cell to cell, adds nothing on
+    the whole; a texture that repeats stays as it is. Smaller pictures are one region; they need two cells.
     """
     error = image - target
     grain = error - _window_mean(error)
@@ -244,7 +244,10 @@ def stamp_error(image: Tensor, target: Tensor) -> Tensor:
     cells = [size // (count * STAMP_PX) for size, count in zip(grain.shape[2:], regions, strict=True)]
     height, width = (count * each * STAMP_PX for count, each in zip(regions, cells, strict=True))
     shape = [part for pair in zip(regions, cells, strict=True) for part in (*pair, STAMP_PX)]
-    return grain[:, :, :height, :width].reshape(*grain.shape[:2], *shape).mean((3, 6)).square().mean()
+    grain = grain[:, :, :height, :width]
+    count = cells[0] * cells[1]
+    common = grain.reshape(*grain.shape[:2], *shape).mean((3, 6)).square().mean()
+    return (count * common - grain.square().mean()) / (count - 1)
 
 
 def _window_mean(x: Tensor) -> Tensor:
