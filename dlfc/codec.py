@@ -95,7 +95,7 @@ class Codec:
     @property
     def tiling(self) -> Tiling:
         """How pictures lie on the model's tiles, and which of them go through the network together."""
-        return Tiling(self.model.network.config)
+        return self.symbols.tiling
 
     @property
     def model_id(self) -> bytes:

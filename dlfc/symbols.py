@@ -16,6 +16,7 @@ from dlfc.entropy.prior import FourPasses
 from dlfc.entropy.sections import CutStream, SymbolCheck, WholeStream
 from dlfc.errors import FormatError
 from dlfc.formats import Container, Extra, pack
+from dlfc.model.base import LinearBase
 from dlfc.model.vit import joined
 from dlfc.tensors import as_integers, cut
 from dlfc.tiling import FREE_PX, Tiling
@@ -107,9 +108,10 @@ class Symbols:
         if base is None:
             return walk
         level = self.level([quality] * len(analyses))
+        wanted = torch.cat([self._mean_colour(one) for one in analyses])
         for _ in range(hold.ATTEMPTS):
             step = walk.passes.step().to(level.device)
-            change = hold.shift(base, self._deviation(analyses, walk, level), step, level)
+            change = hold.shift(base, self._base_colours(base, analyses, walk, level) - wanted, step, level)
             if change is None:
                 break
             latents = latents + change.to(latents.device)
@@ -169,19 +171,27 @@ class Symbols:
         least_bits = tiles * config.tokens_per_tile * self.model.tokens.least_bits
         return tiles * config.tile_px**2 > FREE_PX and 8 * len(semantic) + _SLACK_BITS < least_bits
 
-    def _deviation(self, analyses: Sequence[Analysis], walk: Walk, level: Tensor) -> Tensor:
-        """By how much the mean colours B 3 of the linear base are off, in the part of each picture that is coded."""
-        latents = walk.passes.latent().to(level.device)
-        return torch.cat([self._deviation_of(*each) for each in zip(analyses, latents, level, strict=True)])
+    def _coded_px(self, analysis: Analysis) -> tuple[int, int]:
+        """Rows and columns of pixels in cells that are coded."""
+        rows, columns = self.tiling.cells(analysis.width_px, analysis.height_px)[1]
+        cell_px = self.model.network.config.cell_px
+        return rows * cell_px, columns * cell_px
 
-    def _deviation_of(self, analysis: Analysis, latent: Tensor, level: Tensor) -> Tensor:
-        network = self.model.network
-        assert network.base is not None
-        cells = self.tiling.cells(analysis.width_px, analysis.height_px)[1]
-        height, width = (count * network.config.cell_px for count in cells)
-        seen = analysis.pixels[:, :, :height, :width].sum((2, 3), dtype=torch.int64)
-        found = network.base.mean_colours(analysis.tokens, latent[None], level[None], height, width)
-        return found - (seen.double() / (height * width * 127.5) - 1).to(found)
+    def _mean_colour(self, analysis: Analysis) -> Tensor:
+        """The mean 1 3 of what is coded of a picture, in [-1, 1]."""
+        height, width = self._coded_px(analysis)
+        total = analysis.pixels[:, :, :height, :width].sum((2, 3), dtype=torch.int64)
+        return (total.double() / (height * width * 127.5) - 1).float()
+
+    def _base_colours(self, base: LinearBase, analyses: Sequence[Analysis], walk: Walk, level: Tensor) -> Tensor:
+        """The same B 3 of the pictures that the linear base makes of the symbols."""
+        latents = walk.passes.latent().to(level.device).split(1)
+        return torch.cat(
+            [
+                base.mean_colours(one.tokens, latent, at, *self._coded_px(one))
+                for one, latent, at in zip(analyses, latents, level.split(1), strict=True)
+            ]
+        )
 
 
 def _nearest_other(entries: Tensor, token: int) -> int:
