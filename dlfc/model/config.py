@@ -75,6 +75,7 @@ class DLFConfig:
     generator_attention: bool = True
     generator_mid: bool = True
     output_patch_px: int = 1  # the last grid's cell in pixels; more than one ends in a pixel shuffle
+    noise_channels: int = 0  # of fixed noise that enters at the last grid, as texture to start from (0: as published)
 
     # linear base: a data-dependent linear codec beside the network (0 components: none, as published)
     base_components: int = 0
@@ -135,7 +136,7 @@ def _check_field(name: str, default: Any, value: Any) -> None:
         least = 0 if name.endswith("_exchange") else 1
         right = isinstance(value, tuple) and len(value) <= _MAX_DEPTH and all(_is_size(v, least) for v in value)
     else:
-        least = 0 if name in _DEPTHS or name == "base_components" else 1
+        least = 0 if name in _DEPTHS or name in ("base_components", "noise_channels") else 1
         right = _is_size(value, least, _MAX_DEPTH if name in _DEPTHS else _MAX_SIZE)
     if not right:
         raise ValueError(f"{name} cannot be {value!r:.40}")

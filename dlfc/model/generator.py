@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlfc.model import strips
+from dlfc.model import noise, strips
 from dlfc.model.config import DLFConfig
 from dlfc.model.detail import swin_run
 from dlfc.model.linear import Linear, attend
@@ -123,7 +123,8 @@ class Upsample(nn.Module):
 class Generator(nn.Module):
     """The decoder of a VQGAN (taming transformers, f16): fused latent -> picture.
 
-    With a linear base, the base picture enters at the last grid and the output is added to it.
+    With a linear base, the base picture enters at the last grid and the output is added to it. With noise channels, so
+    does noise: where the latent says nothing, texture made of it alone would repeat with the latent's cells.
     """
 
     def __init__(self, config: DLFConfig) -> None:
@@ -155,6 +156,7 @@ class Generator(nn.Module):
         self.norm_out = _norm(here, c)
         self.conv_out = nn.Conv2d(here, 3 * c.output_patch_px**2, 3, padding=1)
         self.base_in = nn.Conv2d(3 * c.output_patch_px**2, last_in, 3, padding=1) if c.base_components else None
+        self.noise_in = nn.Conv2d(c.noise_channels, last_in, 1, bias=False) if c.noise_channels else None
 
     def forward(self, latent: Tensor, base: Tensor | None = None) -> Tensor:
         """`latent` B mixture_dim H/16 W/16, `base` B 3 H W or None -> picture B 3 H W, nominally in [-1, 1]."""
@@ -163,11 +165,21 @@ class Generator(nn.Module):
             return joined(self.in_bands(latent, rows), 2)
         x = self.mid(self.conv_in(self.post_quant(latent)))
         for i, level in enumerate(self.levels):
-            if i == len(self.levels) - 1 and self.base_in is not None and base is not None:
-                x = x + self.base_in(F.pixel_unshuffle(base, self.output_patch_px))
+            if i == len(self.levels) - 1:
+                if self.base_in is not None and base is not None:
+                    x = x + self.base_in(F.pixel_unshuffle(base, self.output_patch_px))
+                if self.noise_in is not None:
+                    x = x + self.noise_in(self._noise(x.shape[2], x.shape[3], x.device))
             x = level(x)
         x = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.output_patch_px)
         return x if base is None else x.float() + base
+
+    def _noise(self, height: int, width: int, device: torch.device) -> Tensor:
+        """Noise for all pictures of a batch, 1 channels H W: in training another one each time."""
+        assert self.noise_in is not None
+        if self.training:
+            return noise.drawn(self.noise_in.in_channels, height, width, device)
+        return noise.at(self.noise_in.in_channels, 0, height, width, device)
 
     def in_bands(
         self, latent: Tensor, base: Callable[[int, int], Tensor | None] | None = None, band_px: int = BAND_PX
@@ -197,20 +209,29 @@ class Generator(nn.Module):
             bottom = min(top + rows, height)
             first, end = max(0, top - around), min(height, bottom + around)
             under = None if base is None else base(first * scale, end * scale)
-            y = self._band(x[:, :, first:end], under, opening, last, spare)
+            y = self._band(x[:, :, first:end], under, first * factor, opening, last, spare)
             yield y[:, :, (top - first) * scale : (bottom - first) * scale]
             del under, y  # before the next band is made
 
     def _band(
-        self, x: Tensor, base: Tensor | None, opening: list[nn.Module], last: list[nn.Module], spare: list[Tensor]
+        self,
+        x: Tensor,
+        base: Tensor | None,
+        row: int,
+        opening: list[nn.Module],
+        last: list[nn.Module],
+        spare: list[Tensor],
     ) -> Tensor:
-        """The picture of a band `x`, which stays as it is, before the last grid."""
+        """The picture of a band `x`, which stays as it is, before the last grid, of which it begins at `row`."""
         for block in opening:
             x = _without_gradients(block, x, spare)
         if not opening:
             x = x.clone(memory_format=torch.channels_last)  # blocks overwrite what they are given
         if self.base_in is not None and base is not None:
             x += self.base_in(F.pixel_unshuffle(base, self.output_patch_px).to(self.conv_in.weight.dtype))
+        if self.noise_in is not None:
+            grain = noise.at(self.noise_in.in_channels, row, x.shape[2], x.shape[3], x.device)
+            x += self.noise_in(grain.to(self.noise_in.weight.dtype))
         for block in last:
             x = _without_gradients(block, x, spare)
         y = strips.convolve(x, self.conv_out, self.norm_out).float()
