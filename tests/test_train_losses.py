@@ -18,7 +18,7 @@ from dlfc.model.dlf import DLF
 from dlfc.train import losses, vqgan
 from dlfc.train.adversary import Adversary, PatchDiscriminator, adaptive_weight
 from dlfc.train.data import to_tensor
-from dlfc.train.losses import FLAT_WINDOW_PX, Objective, colour_error, flat_errors, stamp_error
+from dlfc.train.losses import FLAT_WINDOW_PX, Objective, colour_error, flat_errors, grain_of, stamp_error
 from dlfc.train.perceptual import Perceptual
 from dlfc.train.recipe import Stage
 
@@ -165,15 +165,16 @@ def test_errors_count_where_the_photo_is_flat(pictures: Tensor) -> None:
     noise = 0.02 * torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
     busy = torch.rand(pictures.shape, generator=torch.Generator().manual_seed(1))
     power = float(noise.square().mean())
-    whole, grain = flat_errors(flat + noise, flat)
+    fine = grain_of(noise)
+    whole, grain = flat_errors(noise, fine, flat)
     assert whole == pytest.approx(power, rel=1e-3)
     assert grain == pytest.approx(power, rel=0.05)
-    assert flat_errors(busy + noise, busy)[0] < 0.05 * power
+    assert flat_errors(noise, fine, busy)[0] < 0.05 * power
 
 
 def test_a_wrong_colour_is_no_grain(pictures: Tensor) -> None:
-    flat = torch.full_like(pictures, 0.5)
-    whole, grain = flat_errors(flat + 0.1, flat)
+    error = torch.full_like(pictures, 0.1)
+    whole, grain = flat_errors(error, grain_of(error), torch.full_like(pictures, 0.5))
     assert whole == pytest.approx(0.01, rel=1e-3)
     assert grain < 1e-9
 
@@ -227,11 +228,13 @@ def test_both_pictures_get_the_same_noise_for_lpips(metrics: Path) -> None:
 
 def test_a_texture_that_repeats_counts_and_one_that_does_not_is_next_to_nothing() -> None:
     generator = torch.Generator().manual_seed(5)
-    photo = torch.rand(2, 3, 256, 256, generator=generator)
-    stamp = 0.1 * (torch.rand(1, 3, 16, 16, generator=generator) - 0.5)
-    repeated = stamp.repeat(2, 1, 16, 16)
-    random = 0.1 * (torch.rand(2, 3, 256, 256, generator=generator) - 0.5)
-    power = repeated.square().mean()
-    assert stamp_error(photo + repeated, photo) > 0.8 * power
-    assert stamp_error(photo + random, photo).abs() < 0.01 * power
-    assert stamp_error(photo[..., :96, :250] + repeated[..., :96, :250], photo[..., :96, :250]) > 0.7 * power
+    random = torch.rand(2, 3, 256, 256, generator=generator) - 0.5
+    turning = torch.tensor([1.0, -1.0]).repeat(4).repeat_interleave(32)
+    for side in (16, 32):
+        stamp = torch.rand(1, 3, side, side, generator=generator) - 0.5
+        repeated = grain_of(stamp.repeat(2, 1, 256 // side, 256 // side))
+        power = repeated.square().mean()
+        assert stamp_error(repeated) > 0.9 * power
+        assert stamp_error(repeated[..., :96, :250]) > 0.9 * power
+        assert stamp_error(grain_of(random)) < 0.01 * power
+        assert stamp_error(repeated * turning) == 0

@@ -20,7 +20,7 @@ JITTER_PX = 8  # random margin cut before features, so that no texture can lock 
 FLAT_WINDOW_PX = 9
 FLAT_VARIANCE = (4 / 255) ** 2  # of the photo in such a window, where an error counts half
 COLOUR_REGION_PX = 64
-STAMP_REGION_PX, STAMP_PX = 128, 16  # what the cells of a region have in common: cells of a patch, as the generator has
+STAMP_REGION_PX, STAMP_PX = 128, 32  # what cells of a region have in common: those of the detail latent
 TOKEN_SHARPNESS = 150.0  # of the softmax over codes: the cosines of neighbouring codes differ by about 0.01
 
 # What a log names, in this order; a task leaves out what it does not compute.
@@ -92,14 +92,17 @@ class Objective:
         if stage.l1_weight:
             terms["l1"] = F.l1_loss(image, target)
             total = total + stage.l1_weight * terms["l1"]
+        if stage.flat_weight or stage.grain_weight or stage.stamp_weight:
+            error = image - target
+            grain = grain_of(error)
         if stage.flat_weight or stage.grain_weight:
-            terms["flat"], terms["grain"] = flat_errors(image, target)
+            terms["flat"], terms["grain"] = flat_errors(error, grain, target)
             total = total + stage.flat_weight * terms["flat"] + stage.grain_weight * terms["grain"]
         if stage.colour_weight:
             terms["colour"] = colour_error(image, target)
             total = total + stage.colour_weight * terms["colour"]
         if stage.stamp_weight:
-            terms["stamp"] = stamp_error(image, target)
+            terms["stamp"] = stamp_error(grain)
             total = total + stage.stamp_weight * terms["stamp"]
         near, far = _cut(image, margin), _cut(target, margin)
         for name in NAMES:
@@ -212,17 +215,17 @@ def latents(model: DLF, x: Tensor, level: Tensor, *, with_detail: bool) -> Laten
     return Latents(tokens, z, logits, latent, bits)
 
 
-def flat_errors(image: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean squared errors of N 3 H W in [0, 1], less where the photo's own variation hides them.
+def grain_of(error: Tensor) -> Tensor:
+    """The deviation of N 3 H W from the mean of a window around each pixel."""
+    return error - _window_mean(error)
 
-    Of all of the difference, and of its deviation from the mean of a window around.
-    """
+
+def flat_errors(error: Tensor, grain: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean squares of a difference from `target` N 3 H W, in [0, 1], and of its grain, less where the photo varies."""
     with torch.no_grad():
         grey = target.mean(1, keepdim=True)
         mean, square = _window_mean(grey), _window_mean(grey.square())
         weight = FLAT_VARIANCE / (FLAT_VARIANCE + (square - mean.square()).clamp(min=0))
-    error = image - target
-    grain = error - _window_mean(error)
     return (error.square() * weight).mean(), (grain.square() * weight).mean()
 
 
@@ -232,22 +235,23 @@ def colour_error(image: Tensor, target: Tensor) -> Tensor:
     return regions.square().mean() + regions.mean((2, 3)).square().mean()
 
 
-def stamp_error(image: Tensor, target: Tensor) -> Tensor:
-    """Mean square of the difference N 3 H W that all cells of 16 pixels in a region of 128 pixels have in common.
+def stamp_error(grain: Tensor) -> Tensor:
+    """Mean square of what all cells of 32 pixels in a region of 128 pixels of N 3 H W have in common.
 
-    It is the mean product of different cells, so that wrong detail, which differs from cell to cell, adds nothing on
-    the whole; a texture that repeats stays as it is. Smaller pictures are one region; they need two cells.
+    It is the mean product of different cells, so that wrong detail, which differs from cell to cell, adds next to
+    nothing; a texture that repeats stays as it is. Smaller pictures are one region; they need two cells. A product
+    below 0 counts as 0, and gradients take the power of cells as given: else a network would make ever stronger
+    texture that turns its sign from cell to cell.
     """
-    error = image - target
-    grain = error - _window_mean(error)
     regions = [max(1, size // STAMP_REGION_PX) for size in grain.shape[2:]]
     cells = [size // (count * STAMP_PX) for size, count in zip(grain.shape[2:], regions, strict=True)]
     height, width = (count * each * STAMP_PX for count, each in zip(regions, cells, strict=True))
     shape = [part for pair in zip(regions, cells, strict=True) for part in (*pair, STAMP_PX)]
-    grain = grain[:, :, :height, :width]
     count = cells[0] * cells[1]
-    common = grain.reshape(*grain.shape[:2], *shape).mean((3, 6)).square().mean()
-    return (count * common - grain.square().mean()) / (count - 1)
+    split = grain[:, :, :height, :width].reshape(*grain.shape[:2], *shape)  # N 3 R C P R C P
+    common = split.mean((3, 6)).square().mean((1, 3, 5))  # N R R
+    power = split.detach().square().mean((1, 3, 4, 6, 7))
+    return ((count * common - power) / (count - 1)).clamp(min=0).mean()
 
 
 def _window_mean(x: Tensor) -> Tensor:
