@@ -235,3 +235,8 @@ def _named(name: str) -> Iterator[None]:
     except OSError as error:
         error.filename, error.filename2 = name, None
         raise
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name in a tree is left out, as other tools do; some systems add such files."""
+    return name.startswith(".")

@@ -94,7 +94,7 @@ def test_a_missing_file_and_a_folder_are_told_by_the_name_that_was_given(place: 
 
 
 def test_a_walk_finds_all_files_in_order(place: str) -> None:
-    for name in ("b/z.png", "b/c/y.png", "x.png", "a.png"):
+    for name in ("b/z.png", "b/c/y.png", "x.png", "a.png", "b/.cache/w.png"):
         places.save(places.join(place, name), b"1", overwrite=False)
     problems: list[OSError] = []
     found = [(below.strip("."), names) for below, names in places.walk(place, problems.append)]

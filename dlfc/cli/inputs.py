@@ -6,11 +6,11 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dlfc.cli.messages import UsageProblem, reason_of
-from dlfc.files import STANDARD_STREAM, make_directory
+from dlfc.files import STANDARD_STREAM, is_hidden, make_directory
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ def plan(
     """Return the output of each input, in order. Raises UsageProblem where that cannot be meant.
 
     With `recursive`, folders stand for the files in them, at any depth, whose suffix is one of `taken`, in small
-    letters; below `output_dir` the results then keep their places.
+    letters; below `output_dir` the results then keep their places. Of files in folders that would have one result, the
+    first is done and the others have a problem.
     """
     if output is not None and output_dir is not None:
         raise UsageProblem("-o and --output-dir exclude each other")
@@ -55,8 +56,7 @@ def plan(
         jobs = [Job(inputs[0], output)]
     else:
         jobs = [job for name in inputs for job in _jobs_of(name, output_dir, suffix, recursive, taken)]
-    _refuse_clashes(jobs)
-    return jobs
+    return list(_without_clashes(jobs, recursive))
 
 
 def refuse_overwriting(inputs: Sequence[str], output: str) -> None:
@@ -93,11 +93,11 @@ def _jobs_of(name: str, output_dir: str | None, suffix: str, recursive: bool, ta
 def _jobs_below(folder: str, output_dir: str | None, suffix: str, taken: Sequence[str]) -> Iterator[Job]:
     problems: list[OSError] = []
     for parent, folders, names in os.walk(folder, onerror=problems.append):
-        folders.sort()
+        folders[:] = sorted(folder for folder in folders if not is_hidden(folder))
         below = os.path.relpath(parent, folder)
         for name in sorted(names):
             path = os.path.join(parent, name)
-            if os.path.splitext(name)[1].lower() in taken and _is_regular(path):
+            if not is_hidden(name) and os.path.splitext(name)[1].lower() in taken and _is_regular(path):
                 place = None if output_dir is None else os.path.normpath(os.path.join(output_dir, below))
                 yield Job(path, _target(path, place, suffix))
         while problems:
@@ -122,19 +122,25 @@ def _target(source: str, output_dir: str | None, suffix: str) -> str:
     return os.path.join(folder, Path(source).stem + suffix)  # keeps ./ before a name that begins with a dash
 
 
-def _refuse_clashes(jobs: Sequence[Job]) -> None:
+def _without_clashes(jobs: Sequence[Job], recursive: bool) -> Iterator[Job]:
     named = [job for job in jobs if not job.problem]
     sources = {os.path.realpath(job.source): job.source for job in named if job.source != STANDARD_STREAM}
     targets: dict[str, Job] = {}
-    for job in named:
-        if job.target == STANDARD_STREAM:
+    for job in jobs:
+        if job.problem or job.target == STANDARD_STREAM:
+            yield job
             continue
         path = os.path.realpath(job.target)
         if path in sources:
             raise UsageProblem(f"{job.target} is an input and would be overwritten; choose another name with -o")
-        if path in targets:
-            other = targets[path]
+        other = targets.setdefault(path, job)
+        if other is not job and not recursive:
             raise UsageProblem(
                 f"{other.source} and {job.source} would both become {other.target}; do one of them by itself, with -o"
             )
-        targets[path] = job
+        yield job if other is job else clashing(job, other.source)
+
+
+def clashing(job: Job, other: str) -> Job:
+    """`job`, whose result would be that of the input `other`, as one that cannot be done."""
+    return replace(job, problem=f"{job.source}: would become {job.target}, as {other} does")

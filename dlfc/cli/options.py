@@ -62,7 +62,8 @@ def _complete_device(incomplete: str) -> list[str]:
     return [device for device in DEVICES if device.startswith(incomplete)]
 
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "KIB": 2**10, "MB": 10**6, "MIB": 2**20}
+# A bare K may mean either; of the smaller one, no file is above what was meant.
+_UNITS = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "KIB": 2**10, "M": 10**6, "MB": 10**6, "MIB": 2**20}
 
 
 def _parse_size(value: str | int) -> int:

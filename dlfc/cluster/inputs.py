@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dlfc.cli.inputs import Job
+from dlfc.cli.inputs import Job, clashing
 from dlfc.cli.messages import UsageProblem, reason_of
 from dlfc.cluster import places
 from dlfc.cluster.manifest import key_of
-from dlfc.files import STANDARD_STREAM
+from dlfc.files import STANDARD_STREAM, is_hidden
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Plan:
                 elif not job.problem and several:
                     other = results.setdefault(key_of("", job.target), job.source)
                     if other != job.source:
-                        job = _clash(job, other)
+                        job = clashing(job, other)
                 yield job
 
     def _jobs_of(self, name: str) -> Iterator[Job]:
@@ -74,10 +74,11 @@ class Plan:
             results: dict[str, str] = {}
             for name in names:
                 source = places.join(folder, below, name)
-                if os.path.splitext(name)[1].lower() in self.taken and _is_regular(source):
+                taken = not is_hidden(name) and os.path.splitext(name)[1].lower() in self.taken
+                if taken and _is_regular(source):
                     job = Job(source, self._target(place, name))
                     other = results.setdefault(job.target, source)
-                    yield job if other == source else _clash(job, other)
+                    yield job if other == source else clashing(job, other)
             yield from _told(problems)
         yield from _told(problems)
 
@@ -90,10 +91,6 @@ def _told(problems: list[OSError]) -> Iterator[Job]:
     while problems:
         error = problems.pop()
         yield Job(str(error.filename), "", reason_of(error))
-
-
-def _clash(job: Job, other: str) -> Job:
-    return replace(job, problem=f"{job.source}: would become {job.target}, as {other} does")
 
 
 def _is_regular(path: str) -> bool:

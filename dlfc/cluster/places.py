@@ -126,13 +126,14 @@ def is_folder(name: str) -> bool:
 def walk(folder: str, failed: Callable[[OSError], None]) -> Iterator[tuple[str, list[str]]]:
     """The folders at and below `folder`, by their path from there, with the names of the files in them, sorted.
 
-    Holds the names of one folder at a time. Folders that cannot be read are told to `failed`.
+    Holds the names of one folder at a time. Hidden folders are left out; those that cannot be read are told to
+    `failed`.
     """
     if is_url(folder):
         yield from _walk_url(folder, failed)
         return
     for place, folders, names in os.walk(folder, onerror=failed):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not files.is_hidden(name))
         yield os.path.relpath(place, folder), sorted(names)
 
 
@@ -146,7 +147,8 @@ def _walk_url(folder: str, failed: Callable[[OSError], None]) -> Iterator[tuple[
             failed(error)
             continue
         yield below, sorted(name for name, is_dir in found if not is_dir)
-        left += sorted((f"{below}/{name}".lstrip("/") for name, is_dir in found if is_dir), reverse=True)
+        folders = sorted((name for name, is_dir in found if is_dir and not files.is_hidden(name)), reverse=True)
+        left += [f"{below}/{name}".lstrip("/") for name in folders]
 
 
 def _entries(system: AbstractFileSystem, path: str) -> list[tuple[str, bool]]:
