@@ -219,7 +219,7 @@ def test_the_rate_controller_raises_the_weight_of_a_level_that_spends_too_much()
 
 
 def test_a_run_ends_at_its_last_step_and_leaves_its_state_and_its_logs(finished: Trainer) -> None:
-    assert finished.step == 3
+    assert finished.learner.step == 3
     log = (finished.out / "log.csv").read_text().splitlines()
     assert log[0].startswith("step,total,mse,lpips,bpp,")
     assert [line.split(",")[0] for line in log[1:]] == ["1", "2", "3"]
@@ -233,10 +233,13 @@ def test_training_moves_the_weights_and_the_average_follows(
     finished: Trainer, data: Path, metrics: Path, tmp_path: Path
 ) -> None:
     start = Trainer(RECIPE, data, metrics, tmp_path / "fresh", None)
-    moved = [not torch.equal(a, b) for a, b in zip(start.model.parameters(), finished.model.parameters(), strict=True)]
+    moved = [
+        not torch.equal(a, b)
+        for a, b in zip(start.nets.model.parameters(), finished.nets.model.parameters(), strict=True)
+    ]
     assert np.mean(moved) > 0.8
-    assert not same(finished.model, finished.averaged)
-    assert not same(start.averaged, finished.averaged)
+    assert not same(finished.nets.model, finished.learner.averaged.model)
+    assert not same(start.learner.averaged.model, finished.learner.averaged.model)
 
 
 def test_a_run_that_was_stopped_and_resumed_has_the_weights_of_one_that_was_not(
@@ -246,21 +249,21 @@ def test_a_run_that_was_stopped_and_resumed_has_the_weights_of_one_that_was_not(
     stopped.train_step()
     stopped.save()
     resumed = Trainer(RECIPE, data, metrics, tmp_path / "run", None)
-    assert resumed.step == 1
+    assert resumed.learner.step == 1
     resumed.run()
-    assert resumed.step == 3
-    assert same(resumed.model, finished.model)
-    assert same(resumed.averaged, finished.averaged)
-    assert torch.equal(resumed.controller.log_lambda, finished.controller.log_lambda)
+    assert resumed.learner.step == 3
+    assert same(resumed.nets.model, finished.nets.model)
+    assert same(resumed.learner.averaged.model, finished.learner.averaged.model)
+    assert torch.equal(resumed.learner.controller.log_lambda, finished.learner.controller.log_lambda)
 
 
 def test_a_run_can_start_from_the_weights_of_another(
     finished: Trainer, data: Path, metrics: Path, tmp_path: Path
 ) -> None:
     other = Trainer(RECIPE, data, metrics, tmp_path / "run", None, start_from=finished.out / "state.pt")
-    assert same(other.model, finished.averaged)
-    assert same(other.averaged, finished.averaged)
-    assert other.step == 0
+    assert same(other.nets.model, finished.learner.averaged.model)
+    assert same(other.learner.averaged.model, finished.learner.averaged.model)
+    assert other.learner.step == 0
 
 
 def test_the_state_of_another_recipe_is_refused_in_one_line(
@@ -310,7 +313,7 @@ def test_too_few_crops_for_the_codebook_are_a_model_error(data: Path, metrics: P
 def exported(finished: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Codec:
     folder = tmp_path_factory.mktemp("models")
     network = load_run(finished.out / "state.pt", TINY)
-    assert same(network, finished.averaged)
+    assert same(network, finished.learner.averaged.model)
     entry = export(network, finished.crops, folder / "trained.safetensors", count=10, token_crops=20, token_steps=30)
     assert entry.name == "trained"
     return Codec.load("trained", device="cpu", models_dir=folder)
@@ -342,6 +345,6 @@ def test_the_tables_of_an_exported_model_are_those_of_its_own_symbols(exported: 
 
 def test_an_exported_network_is_the_one_that_its_tables_were_made_for(exported: Codec, finished: Trainer) -> None:
     stored = exported.model.network.state_dict()
-    averaged = finished.averaged.state_dict()
+    averaged = finished.learner.averaged.model.state_dict()
     assert all(torch.equal(value, averaged[name].half().float()) for name, value in stored.items())
     assert store.load(exported.model.entry, torch.device("cpu")).prior.levels == TINY.levels

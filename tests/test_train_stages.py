@@ -94,9 +94,9 @@ def test_a_stage_moves_only_what_it_is_to_train(published: Trainer) -> None:
 def test_a_run_resumes_in_the_stage_where_it_was(published: Trainer, data: Path, metrics: Path, tmp_path: Path) -> None:
     (tmp_path / "state.pt").write_bytes((published.out / "stage-2.pt").read_bytes())
     resumed = Trainer(published.recipe, data, metrics, tmp_path, None)
-    assert (resumed.stage_index, resumed.step) == (1, 2)
+    assert (resumed.stage_index, resumed.learner.step) == (1, 2)
     resumed.run(log_steps=1)
-    assert same(resumed.averaged, published.averaged)
+    assert same(resumed.learner.averaged.model, published.learner.averaged.model)
     whole = read_state(published.out / "state.pt")["adversary"]["network"]
     again = read_state(tmp_path / "state.pt")["adversary"]["network"]
     assert all(torch.equal(whole[name], again[name]) for name in whole)
@@ -106,15 +106,15 @@ def test_any_stage_can_start_from_any_checkpoint(published: Trainer, data: Path,
     start = published.out / "stage-1.pt"
     trainer = Trainer(published.recipe, data, metrics, tmp_path, None, start_from=start, stage=2)
     assert trainer.stage.stage == "latent"
-    assert moved(read_state(start)["averaged"], trainer.averaged.state_dict()) == set()
-    assert trainer.teacher is not None
-    assert moved(read_state(start)["averaged_teacher"], trainer.teacher.state_dict()) == set()
+    assert moved(read_state(start)["averaged"], trainer.learner.averaged.model.state_dict()) == set()
+    assert trainer.nets.teacher is not None
+    assert moved(read_state(start)["averaged_teacher"], trainer.nets.teacher.state_dict()) == set()
     with pytest.raises(ModelError, match="has 4 stages, none of number 5"):
         Trainer(published.recipe, data, metrics, tmp_path, None, stage=4)
 
 
 def test_the_model_of_a_staged_run_can_be_exported(published: Trainer) -> None:
-    assert same(load_run(published.out / "state.pt", BARE), published.averaged)
+    assert same(load_run(published.out / "state.pt", BARE), published.learner.averaged.model)
 
 
 # --- recipes ------------------------------------------------------------------------------------------------------
@@ -210,16 +210,16 @@ def test_slots_of_time_chain_to_the_run_that_nothing_interrupted(data: Path, met
         if Trainer(recipe, data, metrics, tmp_path / "slots", None).run(minutes=1e-6):
             break
     assert slots == 3  # a step each
-    assert same(load_run(tmp_path / "slots" / "state.pt", TINY), whole.averaged)
+    assert same(load_run(tmp_path / "slots" / "state.pt", TINY), whole.learner.averaged.model)
 
 
 def test_a_run_by_minutes_ends_after_its_time(data: Path, metrics: Path, tmp_path: Path) -> None:
     recipe = replace(RECIPE, stages=(replace(STAGE, steps=0, total_minutes=0.005),))
     trainer = Trainer(recipe, data, metrics, tmp_path, None)
     assert trainer.run()
-    assert trainer.seconds >= 0.3
+    assert trainer.learner.seconds >= 0.3
     state = read_state(tmp_path / "state.pt")
-    assert state["seconds"] == trainer.seconds
+    assert state["seconds"] == trainer.learner.seconds
     resumed = Trainer(recipe, data, metrics, tmp_path, None)
     assert resumed.is_over
 
@@ -232,7 +232,7 @@ def test_a_signal_ends_a_run_in_good_order(
 
     def interrupted() -> None:
         step()
-        if trainer.step == 2:
+        if trainer.learner.step == 2:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(trainer, "train_step", interrupted)
@@ -246,7 +246,7 @@ def test_losses_that_are_no_numbers_end_the_run_and_spare_its_state(data: Path, 
     trainer = Trainer(RECIPE, data, metrics, tmp_path, None)
     trainer.save()
     with torch.no_grad():
-        next(trainer.model.generator.parameters()).fill_(torch.nan)
+        next(trainer.nets.model.generator.parameters()).fill_(torch.nan)
     with pytest.raises(ModelError, match="no numbers"):
         trainer.run()
     assert read_state(tmp_path / "state.pt")["step"] == 0
@@ -266,10 +266,12 @@ def test_the_discriminator_may_learn_in_some_steps_only(data: Path, metrics: Pat
     trainer = Trainer(replace(RECIPE, stages=(stage,)), data, metrics, tmp_path, None)
     moved = []
     for _ in range(4):
-        before = None if trainer.adversary is None else [p.clone() for p in trainer.adversary.parameters]
+        before = (
+            None if trainer.learner.adversary is None else [p.clone() for p in trainer.learner.adversary.parameters]
+        )
         trainer.train_step()
-        assert trainer.adversary is not None
-        now = trainer.adversary.parameters
+        assert trainer.learner.adversary is not None
+        now = trainer.learner.adversary.parameters
         moved.append(before is None or any(not torch.equal(a, b) for a, b in zip(before, now, strict=True)))
     assert moved == [True, False, True, False]
 
@@ -303,15 +305,15 @@ def test_two_processes_that_share_batches_make_the_run_of_one(data: Path, metric
     state = read_state(tmp_path / "shared" / "state.pt")
     assert state["step"] == 2
     own, shared = (
-        nn.utils.parameters_to_vector(alone.averaged.parameters()),
+        nn.utils.parameters_to_vector(alone.learner.averaged.model.parameters()),
         load_run(tmp_path / "shared" / "state.pt", TINY),
     )
     theirs = nn.utils.parameters_to_vector(shared.parameters())
     start = nn.utils.parameters_to_vector(
-        Trainer(SHARED, data, metrics, tmp_path / "fresh", None).averaged.parameters()
+        Trainer(SHARED, data, metrics, tmp_path / "fresh", None).learner.averaged.model.parameters()
     )
     assert (own - theirs).norm() < 0.1 * (own - start).norm()  # sums of 16 bits differ by their order
-    assert torch.allclose(state["log_lambda"], alone.controller.log_lambda, atol=1e-3)
+    assert torch.allclose(state["log_lambda"], alone.learner.controller.log_lambda, atol=1e-3)
     logs = [rows(tmp_path / name / "log.csv") for name in ("alone", "shared")]
     for mine, other in zip(*logs, strict=True):
         assert float(mine["mse"]) == pytest.approx(float(other["mse"]), rel=0.02)
