@@ -52,7 +52,7 @@ def encode(
         raise ValueError("the picture has no pixels")
     prepared = prepare(image, USUAL if keep is None else parse_keep(keep))
     return _codec(model, device, *what_to_load(effort)).encode(
-        prepared.image,
+        prepared.whole(),
         quality=quality,
         target_size=target_size,
         target_bpp=target_bpp,

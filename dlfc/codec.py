@@ -31,6 +31,7 @@ from dlfc.model.dlf import Part
 from dlfc.model.linear import Linear, can_pack
 from dlfc.model.vit import joined
 from dlfc.painting import Canvas, Strips, in_strips
+from dlfc.raw import RawPicture
 from dlfc.refine import Plain, refine
 from dlfc.symbols import Analysis, Symbols
 from dlfc.target import DEFAULT_QUALITY, largest_within, limit_of
@@ -133,7 +134,7 @@ class Codec:
             max_pixels=max_pixels,
         )[0]
 
-    def take(self, image: Image.Image, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Padded:
+    def take(self, image: Image.Image | RawPicture, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Padded:
         """A picture for `encode_many`, which needs `image` no longer then. Raises LimitError as that does."""
         self._check_size(*image.size, max_pixels)
         with memory_for(*image.size):

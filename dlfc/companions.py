@@ -24,6 +24,7 @@ from dlfc.formats import (
     unpack_companions,
 )
 from dlfc.pixels import GRAY_MODES, separate
+from dlfc.raw import RawPicture, strips
 
 _ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -68,15 +69,19 @@ def parse_keep(text: str) -> Keep:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A picture to encode: 8-bit RGB, upright, and the optional sections of its file.
+    """A picture to encode: 8-bit RGB, upright, and the optional sections of its file. A RawPicture may also be gray.
 
     `notes` says what of it was dropped or converted, `details` what changed without a loss that can be seen.
     """
 
-    image: Image.Image
+    image: Image.Image | RawPicture
     extras: tuple[Extra, ...] = ()
     notes: tuple[str, ...] = ()
     details: tuple[str, ...] = ()
+
+    def whole(self) -> Image.Image:
+        """The picture as Pillow's."""
+        return self.image.whole() if isinstance(self.image, RawPicture) else self.image
 
 
 def prepare(source: Image.Image, keep: Keep, *, deep: bool = False, find_gray: bool = False) -> Prepared:
@@ -104,6 +109,20 @@ def prepare(source: Image.Image, keep: Keep, *, deep: bool = False, find_gray: b
         rgb = source.copy()
     rgb.info = {}
     return Prepared(rgb, pack_companions(companions), tuple(notes), tuple(details))
+
+
+def prepare_raw(source: Image.Image, picture: RawPicture, keep: Keep) -> Prepared | None:
+    """Return what `prepare` with `find_gray` would, but the picture as it lies in its file; None if its pixels change.
+
+    `source` is the same picture as Pillow opened it, not loaded.
+    """
+    notes: list[str] = []
+    details: list[str] = []
+    if source.info.get("icc_profile") or "transparency" in source.info or _orientation(source, details) != 1 or details:
+        return None
+    gray = picture.mode in GRAY_MODES or _is_gray(picture, Companions())
+    companions = _metadata(source, Companions(gray=gray), keep, notes, details)
+    return Prepared(picture, pack_companions(companions), tuple(notes), tuple(details))
 
 
 @dataclass(frozen=True)
@@ -192,10 +211,14 @@ def _profiled(
     return converted, Companions()
 
 
-def _is_gray(rgb: Image.Image, companions: Companions) -> bool:
+def _is_gray(rgb: Image.Image | RawPicture, companions: Companions) -> bool:
     if companions.icc is not None or companions.colour_space not in (None, ColourSpace.DISPLAY_P3):
         return False  # gray files are sRGB, whose curve Display P3 has too
-    red, green, blue = rgb.split()
+    return all(_is_gray_strip(strip) for _, strip in strips(rgb))
+
+
+def _is_gray_strip(strip: Image.Image) -> bool:
+    red, green, blue = strip.split()
     return all(ImageChops.difference(red, other).getextrema() == (0, 0) for other in (green, blue))
 
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from dlfc.companions import PIXELS_ONLY, Keep, Prepared, over_white, prepare
+from dlfc.companions import PIXELS_ONLY, Keep, Prepared, over_white, prepare, prepare_raw
 from dlfc.errors import ImageError, LimitError
 from dlfc.exif import DIRECTORY_TAGS, about_photograph
+from dlfc.memory import LARGE_PX
+from dlfc.raw import find_raw
 
 if TYPE_CHECKING:
     from dlfc.painting import Strips
@@ -51,7 +53,8 @@ def load_image(data: bytes, *, max_pixels: int, keep: Keep = PIXELS_ONLY) -> Pre
 
     The pixels are 8-bit RGB, upright; gray, palette, 16-bit, floating-point, CMYK and Lab pictures are converted, and
     of several frames the first is taken. What else comes with a picture is kept as `keep` says; without it, colours of
-    an embedded profile become sRGB and transparent parts are laid over white.
+    an embedded profile become sRGB and transparent parts are laid over white. Of a large picture
+    that lies uncompressed in `data`, the result takes rows from there when they are asked for.
 
     Raises ImageError for bytes that are no image or a damaged one, and LimitError for more than `max_pixels`
     pixels, before any pixel is decoded.
@@ -65,10 +68,11 @@ def load_image(data: bytes, *, max_pixels: int, keep: Keep = PIXELS_ONLY) -> Pre
         _check_pixel_limit(source.size, max_pixels)
         form = source.format
         several_frames = bool(getattr(source, "is_animated", False))
-        deep = _has_deep_samples(source)
-        source.load()
-    with _pillow_errors():
-        prepared = prepare(source, keep, deep=deep, find_gray=True)
+        prepared = _prepared_raw(source, data, keep)
+        if prepared is None:
+            deep = _has_deep_samples(source)
+            source.load()
+            prepared = prepare(source, keep, deep=deep, find_gray=True)
     if several_frames and form == "MPO":  # the others are previews or gain maps
         return replace(prepared, details=("only the main picture of the file is kept", *prepared.details))
     if several_frames:
@@ -181,6 +185,14 @@ def _pillow_errors() -> Iterator[None]:
 def _open(data: bytes) -> Image.Image:
     Image.init()
     return Image.open(BytesIO(data), formats=[form for form in INPUT_FORMATS if form in Image.OPEN])
+
+
+def _prepared_raw(source: Image.Image, data: bytes, keep: Keep) -> Prepared | None:
+    """What is encoded of an opened picture if it is large and lies in the file as it is encoded, else None."""
+    picture = find_raw(source, data) if source.width * source.height > LARGE_PX else None
+    if picture is None:
+        return None
+    return prepare_raw(_open(data), picture, keep)  # `source` stays as it is: Pillow reports damaged EXIF data once
 
 
 def _check_pixel_limit(size: tuple[int, int], max_pixels: int) -> None:

@@ -15,12 +15,12 @@ from torch import Tensor
 
 from dlfc.errors import LimitError
 from dlfc.memory import sparing
+from dlfc.raw import RawPicture, strips
 
 # What torch says in a RuntimeError that means anything: its own allocator, and oneDNN, which has no room for its code.
 _WANT_OF_MEMORY = re.compile("can't allocate memory|could not create a (primitive|memory)")
 
 Int32Array = npt.NDArray[np.int32]
-_STRIP_PX = 1 << 20  # of a picture that becomes a tensor, at a time
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,13 @@ def cut(values: Int32Array, counts: Sequence[int]) -> list[Int32Array]:
     return np.split(values, np.cumsum(counts)[:-1])
 
 
-def padded(image: Image.Image, tile_px: int) -> Padded:
+def padded(image: Image.Image | RawPicture, tile_px: int) -> Padded:
     """A picture, taken as RGB, strip by strip."""
     width, height = image.size
-    rgb = image if image.mode == "RGB" else image.convert("RGB")
     pixels = torch.empty(1, 3, height + -height % tile_px, width + -width % tile_px, dtype=torch.uint8)
-    rows = max(1, _STRIP_PX // width)
-    for top in range(0, height, rows):
-        strip = np.array(rgb.crop((0, top, width, min(top + rows, height))))  # h W 3
-        pixels[0, :, top : top + len(strip), :width] = torch.from_numpy(strip).permute(2, 0, 1)
+    for top, strip in strips(image):
+        rows = torch.from_numpy(np.array(strip)).permute(2, 0, 1)  # 3 h W
+        pixels[0, :, top : top + strip.height, :width] = rows
     pixels[:, :, :height, width:] = pixels[:, :, :height, width - 1 : width]
     pixels[:, :, height:] = pixels[:, :, height - 1 : height]
     return Padded(image.size, pixels)

@@ -79,7 +79,7 @@ def versions_of(
     max_pixels: int,
 ) -> Photo:
     """All versions of a picture that came from a file of `file_bytes`."""
-    image = prepared.image
+    image = prepared.whole()
     rivals = [_Rival(each, image) for each in against]
     levels = []
     for quality in qualities:

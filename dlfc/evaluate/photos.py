@@ -31,7 +31,7 @@ class Photo:
     def load(self) -> Image.Image:
         """The picture as the encoder sees it, 8-bit RGB. Raises OSError, or ImageError also for a very small one."""
         try:
-            image = load_image(load(str(self.path), max_bytes=_MAX_BYTES), max_pixels=DEFAULT_MAX_PIXELS).image
+            image = load_image(load(str(self.path), max_bytes=_MAX_BYTES), max_pixels=DEFAULT_MAX_PIXELS).whole()
         except ImageError as error:
             raise ImageError(f"{self.path}: {error}") from error
         if min(image.size) < MIN_SIDE_PX:
