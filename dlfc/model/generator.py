@@ -14,6 +14,7 @@ from dlfc.model.detail import swin_run
 from dlfc.model.linear import Linear, attend
 from dlfc.model.vit import each_position, joined
 
+NOISE_STD = 0.04  # of weights: with eight channels, a sixth of what else enters the last grid of the default model
 BAND_PX = 1 << 22  # of the picture, at a time: a quarter of a gigabyte at 64 channels for cells of 4x4 pixels
 
 
@@ -157,6 +158,8 @@ class Generator(nn.Module):
         self.conv_out = nn.Conv2d(here, 3 * c.output_patch_px**2, 3, padding=1)
         self.base_in = nn.Conv2d(3 * c.output_patch_px**2, last_in, 3, padding=1) if c.base_components else None
         self.noise_in = nn.Conv2d(c.noise_channels, last_in, 1, bias=False) if c.noise_channels else None
+        if self.noise_in is not None:
+            nn.init.normal_(self.noise_in.weight, std=NOISE_STD)
 
     def forward(self, latent: Tensor, base: Tensor | None = None) -> Tensor:
         """`latent` B mixture_dim H/16 W/16, `base` B 3 H W or None -> picture B 3 H W, nominally in [-1, 1]."""
