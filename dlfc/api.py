@@ -7,9 +7,10 @@ from functools import lru_cache
 from PIL import Image
 
 from dlfc.codec import Codec
-from dlfc.companions import USUAL, parse_keep, prepare
+from dlfc.companions import prepare
 from dlfc.effort import PLAIN, what_to_load
 from dlfc.formats import DEFAULT_MAX_PIXELS, unpack
+from dlfc.keep import USUAL, parse_keep
 from dlfc.model.dlf import Part
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from dlfc.companions import PIXELS_ONLY, Keep, Prepared, over_white, prepare, prepare_raw
+from dlfc.companions import Prepared, over_white, prepare, prepare_raw
 from dlfc.errors import ImageError, LimitError
 from dlfc.exif import DIRECTORY_TAGS, about_photograph
+from dlfc.keep import PIXELS_ONLY, Keep
 from dlfc.memory import LARGE_PX
 from dlfc.raw import find_raw
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageCms, ImageDraw, features
 
 from dlfc import alpha as planes
 from dlfc import colour
-from dlfc.companions import PIXELS_ONLY, USUAL, Finish, Prepared, parse_keep, prepare
+from dlfc.companions import Finish, Prepared, prepare
 from dlfc.errors import DlfcError, FormatError, ModelError
 from dlfc.exif import ORIENTATION_TAG, PREFIX, upright_exif, upright_xmp
 from dlfc.formats import (
@@ -37,6 +37,7 @@ from dlfc.formats import (
     unpack_companions,
 )
 from dlfc.image import load_image, losses, save_image
+from dlfc.keep import PIXELS_ONLY, USUAL, parse_keep
 
 XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6" dc:title="A view"/></x:xmpmeta>'
 PLAIN = Container(b"none", 24, 16, 50.0, 0, b"", b"")

@@ -18,10 +18,11 @@ from PIL import Image, ImageCms, ImageFile
 from dlfc import image, raw
 from dlfc.cli import encode as encoding
 from dlfc.cli import main
-from dlfc.companions import USUAL, Prepared, parse_keep
+from dlfc.companions import Prepared
 from dlfc.errors import ImageError, LimitError
 from dlfc.evaluate.photos import Photo
 from dlfc.image import load_image
+from dlfc.keep import USUAL, parse_keep
 from dlfc.raw import RawPicture, find_raw
 from dlfc.tensors import padded
 from dlfc.zoo.registry import MODELS_DIR_VARIABLE

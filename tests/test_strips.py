@@ -22,8 +22,9 @@ from dlfc.cli import decode as decoding
 from dlfc.cli import encode as encoding
 from dlfc.cli import main
 from dlfc.codec import Codec
-from dlfc.companions import Prepared, parse_keep, prepare
+from dlfc.companions import Prepared, prepare
 from dlfc.errors import FormatError, LimitError
+from dlfc.keep import parse_keep
 from dlfc.zoo.registry import MODELS_DIR_VARIABLE
 
 Run = Callable[..., tuple[int, str, str]]

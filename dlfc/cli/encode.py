@@ -26,8 +26,8 @@ from dlfc.zoo.registry import find
 if TYPE_CHECKING:
     from PIL import Image
 
-    from dlfc.companions import Keep
     from dlfc.formats import Extra
+    from dlfc.keep import Keep
     from dlfc.tensors import Padded
 
 SUFFIX = ".dlf"
@@ -194,7 +194,7 @@ class _Encoding:
 
 
 def _what_to_keep(names: str | None, no_alpha: bool) -> Keep:
-    from dlfc.companions import USUAL, parse_keep
+    from dlfc.keep import USUAL, parse_keep
 
     keep = USUAL if names is None else parse_keep(names)
     return replace(keep, alpha=not no_alpha)

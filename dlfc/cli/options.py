@@ -93,7 +93,7 @@ def _parse_effort(value: str | int) -> int:
 
 
 def _parse_keep(text: str) -> str:
-    from dlfc.companions import parse_keep
+    from dlfc.keep import parse_keep
 
     try:
         parse_keep(text)

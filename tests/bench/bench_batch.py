@@ -27,9 +27,9 @@ from dlfc.cli.encode import _Encoding
 from dlfc.cli.inputs import Job
 from dlfc.cli.messages import Reporter
 from dlfc.cli.pipeline import Task
-from dlfc.companions import PIXELS_ONLY
 from dlfc.files import save
 from dlfc.formats import DEFAULT_MAX_PIXELS
+from dlfc.keep import PIXELS_ONLY
 from tests.bench.pictures import parts
 
 SIDE_PX = 256

@@ -30,8 +30,8 @@ from dlfc.cluster import connection, driver, places
 from dlfc.cluster.inputs import Plan
 from dlfc.cluster.manifest import Manifest
 from dlfc.cluster.worker import Look, ModelName, Worker
-from dlfc.companions import USUAL
 from dlfc.formats import DEFAULT_MAX_PIXELS
+from dlfc.keep import USUAL
 
 
 class Measured(Worker):
