@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dlfc.model.base import LinearBase
 
-TOLERANCE = 2.5 / 127.5  # of the mean of red, green or blue in [-1, 1]; the generator may add one or two 255ths
+TOLERANCE = 2.0 / 127.5  # of the mean of red, green or blue in [-1, 1]; the generator may add one or two 255ths
 ATTEMPTS = 6
 _FARTHEST = 24 / 127.5  # what is farther off is no matter of rounding: the base is no picture of this photo
 _AIM = 0.9  # of the tolerance: where a shift aims, so that it need not be repeated for very little
