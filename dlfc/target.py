@@ -10,6 +10,7 @@ from dlfc.errors import LimitError
 
 DEFAULT_QUALITY = 50.0  # where neither a quality nor a target is asked for
 LAST_STEP = 200  # quality 100 in half steps
+_FARTHER = (8, 16, 32, 64, 128)  # looked at too before no file is said to fit: holding colours can cost bytes at 0
 _LOOK_AHEAD = 4  # sizes fall from one step to the next by a byte now and then, and rise again within two steps
 
 
@@ -28,7 +29,7 @@ def largest_within(code: Callable[[int], bytes], limit_bytes: int) -> bytes:
 
     if fits(LAST_STEP):
         return files[LAST_STEP]
-    low = next((step for step in range(_LOOK_AHEAD + 1) if fits(step)), None)
+    low = next((step for step in (*range(_LOOK_AHEAD + 1), *_FARTHER) if fits(step)), None)
     if low is None:
         smallest = min(map(len, files.values()))
         raise LimitError(

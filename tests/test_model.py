@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from networks import PUBLISHED_TINY, TINY, make_network, photo
 from torch import Tensor
 
-from dlfc import tensors
+from dlfc import raw
 from dlfc.entropy.prior import ONE, FourPasses, IntegerPrior, to_integers
 from dlfc.entropy.tables import scale_thresholds
 from dlfc.model import dlf
@@ -408,7 +408,7 @@ def test_bytes_in_bands_are_analysed_as_floats_in_one_piece(monkeypatch: pytest.
 
 
 def test_a_picture_becomes_padded_bytes_strip_by_strip(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensors, "_STRIP_PX", 200)
+    monkeypatch.setattr(raw, "STRIP_PX", 200)
     for size in ((65, 70), (64, 128), (1, 3), (300, 2)):
         image = photo(*size)
         given = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]

@@ -65,6 +65,11 @@ def test_sizes_that_jump_wildly_never_give_a_file_above_the_limit() -> None:
         assert len(largest_within(coder(sizes), limit)) <= limit
 
 
+def test_a_file_that_is_smaller_than_those_of_the_lowest_qualities_is_found() -> None:
+    sizes = [200 - step for step in range(50)] + [150 + step for step in range(151)]
+    assert len(largest_within(coder(sizes), 190)) == 190
+
+
 def test_few_files_are_made_and_none_twice() -> None:
     for limit in (101, 300, 1000, 5000):
         asked: list[int] = []
@@ -120,7 +125,7 @@ def test_a_rate_is_never_exceeded(codec: Codec) -> None:
 
 
 def test_a_picture_that_cannot_be_that_small_says_how_small_it_can_be(codec: Codec) -> None:
-    smallest = min(len(codec.encode(photo(70, 50), quality=step / 2)) for step in (*range(5), 200))
+    smallest = min(len(codec.encode(photo(70, 50), quality=step / 2)) for step in range(0, 201, 4))
     with pytest.raises(LimitError, match=f"the smallest possible has {smallest}$"):
         codec.encode(photo(70, 50), target_size=20)
 
