@@ -170,17 +170,23 @@ class DLF(nn.Module):
     def _mix(self, logits: Tensor) -> Tensor:
         return torch.softmax(logits.float(), -1) @ self.mixture.float()
 
-    def reconstruct(self, tokens: Tensor, latent: Tensor, level: Tensor) -> Tensor:
-        """Tokens T 32 and quantised latent times step, B latent_dim H/32 W/32 -> picture B 3 H W."""
-        return joined(self.reconstruct_bands(tokens, latent, level), 2)
+    def reconstruct(self, tokens: Tensor, latent: Tensor, level: Tensor, *, quiet: bool = False) -> Tensor:
+        """Tokens T 32 and quantised latent times step, B latent_dim H/32 W/32 -> picture B 3 H W.
 
-    def reconstruct_bands(self, tokens: Tensor, latent: Tensor, level: Tensor) -> Iterator[Tensor]:
+        With `quiet`, the generator gets no noise.
+        """
+        return joined(self.reconstruct_bands(tokens, latent, level, quiet=quiet), 2)
+
+    def reconstruct_bands(
+        self, tokens: Tensor, latent: Tensor, level: Tensor, *, quiet: bool = False
+    ) -> Iterator[Tensor]:
         """The same as bands B 3 h W of the picture from its top; on a CPU without gradients, in little memory."""
         if not latent.is_cpu or torch.is_grad_enabled():
-            yield self.generator(self._fused(tokens, latent, level), self.base_image(tokens, latent, level))
+            base_image = self.base_image(tokens, latent, level)
+            yield self.generator(self._fused(tokens, latent, level), base_image, quiet=quiet)
             return
         base = None if self.base is None else partial(self.base_image, tokens, latent, level)
-        yield from self.generator.in_bands(self._fused(tokens, latent, level), base)
+        yield from self.generator.in_bands(self._fused(tokens, latent, level), base, quiet=quiet)
 
     def _bands(self, x: Tensor) -> list[tuple[int, int]]:
         """Rows of whole tiles of `x` to look at together: all while gradients are kept, else few at a time."""

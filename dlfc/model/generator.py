@@ -161,17 +161,20 @@ class Generator(nn.Module):
         if self.noise_in is not None:
             nn.init.normal_(self.noise_in.weight, std=NOISE_STD)
 
-    def forward(self, latent: Tensor, base: Tensor | None = None) -> Tensor:
-        """`latent` B mixture_dim H/16 W/16, `base` B 3 H W or None -> picture B 3 H W, nominally in [-1, 1]."""
+    def forward(self, latent: Tensor, base: Tensor | None = None, *, quiet: bool = False) -> Tensor:
+        """`latent` B mixture_dim H/16 W/16, `base` B 3 H W or None -> picture B 3 H W, nominally in [-1, 1].
+
+        With `quiet`, no noise enters.
+        """
         if latent.is_cpu and not torch.is_grad_enabled():
             rows = None if base is None else lambda top, bottom: base[:, :, top:bottom]
-            return joined(self.in_bands(latent, rows), 2)
+            return joined(self.in_bands(latent, rows, quiet=quiet), 2)
         x = self.mid(self.conv_in(self.post_quant(latent)))
         for i, level in enumerate(self.levels):
             if i == len(self.levels) - 1:
                 if self.base_in is not None and base is not None:
                     x = x + self.base_in(F.pixel_unshuffle(base, self.output_patch_px))
-                if self.noise_in is not None:
+                if self.noise_in is not None and not quiet:
                     x = x + self.noise_in(self._noise(x.shape[2], x.shape[3], x.device))
             x = level(x)
         x = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.output_patch_px)
@@ -185,7 +188,12 @@ class Generator(nn.Module):
         return noise.at(self.noise_in.in_channels, 0, height, width, device)
 
     def in_bands(
-        self, latent: Tensor, base: Callable[[int, int], Tensor | None] | None = None, band_px: int = BAND_PX
+        self,
+        latent: Tensor,
+        base: Callable[[int, int], Tensor | None] | None = None,
+        band_px: int = BAND_PX,
+        *,
+        quiet: bool = False,
     ) -> Iterator[Tensor]:
         """The same without gradients and with little memory, as bands of the picture from its top.
 
@@ -212,7 +220,8 @@ class Generator(nn.Module):
             bottom = min(top + rows, height)
             first, end = max(0, top - around), min(height, bottom + around)
             under = None if base is None else base(first * scale, end * scale)
-            y = self._band(x[:, :, first:end], under, first * factor, opening, last, spare)
+            row = None if quiet else first * factor
+            y = self._band(x[:, :, first:end], under, row, opening, last, spare)
             yield y[:, :, (top - first) * scale : (bottom - first) * scale]
             del under, y  # before the next band is made
 
@@ -220,19 +229,22 @@ class Generator(nn.Module):
         self,
         x: Tensor,
         base: Tensor | None,
-        row: int,
+        row: int | None,
         opening: list[nn.Module],
         last: list[nn.Module],
         spare: list[Tensor],
     ) -> Tensor:
-        """The picture of a band `x`, which stays as it is, before the last grid, of which it begins at `row`."""
+        """The picture of a band `x`, which stays as it is, before the last grid.
+
+        It begins at `row` of that, or no noise enters.
+        """
         for block in opening:
             x = _without_gradients(block, x, spare)
         if not opening:
             x = x.clone(memory_format=torch.channels_last)  # blocks overwrite what they are given
         if self.base_in is not None and base is not None:
             x += self.base_in(F.pixel_unshuffle(base, self.output_patch_px).to(self.conv_in.weight.dtype))
-        if self.noise_in is not None:
+        if self.noise_in is not None and row is not None:
             grain = noise.at(self.noise_in.in_channels, row, x.shape[2], x.shape[3], x.device)
             x += self.noise_in(grain.to(self.noise_in.weight.dtype))
         for block in last:
