@@ -7,6 +7,7 @@ where a test is about files, messages and exit statuses; test_cli_roundtrip.py r
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,9 @@ from dlfc.formats import DEFAULT_MAX_PIXELS, Container, pack, unpack
 
 FAKE_MODEL_ID = b"FAKE"
 SLOW_PIXEL = (1, 2, 3)  # a picture that starts with it takes a minute to encode
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background; programs inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _RUN_WITH_FAKE_CODEC = f"""
 import sys
