@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from networks import TINY
 
 from dlfc.model import noise
 from dlfc.model.generator import Generator
-from tests.networks import TINY
 
 
 def test_noise_depends_on_the_place_alone() -> None:

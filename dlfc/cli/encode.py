@@ -146,16 +146,15 @@ class _Encoding:
 
     def read(self, job: Job) -> _Loaded:
         from dlfc.image import load_image
-        from dlfc.raw import RawPicture
 
         data = self.load(job.source, max_bytes=MAX_INPUT_BYTES)
         prepared = load_image(data, max_pixels=self.max_pixels, keep=self.keep)
         width_px, height_px = prepared.image.size
         picture: Image.Image | Padded
-        if isinstance(prepared.image, RawPicture) or width_px * height_px > LARGE_PX:  # Pillow's own form is larger
+        if width_px * height_px > LARGE_PX:  # Pillow's own form is larger
             picture = self.codecs.get().take(prepared.image, max_pixels=self.max_pixels)
         else:
-            picture = prepared.image
+            picture = prepared.whole()
         return _Loaded(picture, prepared.extras, prepared.notes, prepared.details, len(data))
 
     def extent(self, item: _Loaded) -> Extent:

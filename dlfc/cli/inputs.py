@@ -123,8 +123,7 @@ def _target(source: str, output_dir: str | None, suffix: str) -> str:
 
 
 def _without_clashes(jobs: Sequence[Job], recursive: bool) -> Iterator[Job]:
-    named = [job for job in jobs if not job.problem]
-    sources = {os.path.realpath(job.source): job.source for job in named if job.source != STANDARD_STREAM}
+    sources = {os.path.realpath(job.source) for job in jobs if not job.problem and job.source != STANDARD_STREAM}
     targets: dict[str, Job] = {}
     for job in jobs:
         if job.problem or job.target == STANDARD_STREAM:

@@ -53,7 +53,7 @@ class Stage:
     flat_weight: float = 0.0  # of the squared error where the photo is flat: wrong colours, texture that it lacks
     grain_weight: float = 0.0  # of the same error's deviation from its surroundings: texture alone
     colour_weight: float = 0.0  # of the squared error of mean colours: of regions of 64 pixels, and of all of a crop
-    stamp_weight: float = 0.0  # of the squared error that all cells of 16 pixels have in common: texture that repeats
+    stamp_weight: float = 0.0  # of the squared error that all cells of 32 pixels have in common: texture that repeats
     lpips_weight: float = 1.0
     lpips_start: float = 0.0
     lpips_scales: tuple[float, ...] = (1.0,)  # one is drawn for each step: no texture can suit them all
