@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlfc.cli import options
+from dlfc.cli import options, values
 from dlfc.cli.codecs import Codecs
 from dlfc.cli.encode import MAX_INPUT_BYTES, prepare_pillow
 from dlfc.cli.inputs import refuse_overwriting
@@ -54,7 +54,7 @@ def compare(
             "-q",
             "--qualities",
             metavar="LIST",
-            parser=options.parse_qualities,
+            parser=values.parse_qualities,
             help="Qualities to encode with.",
             rich_help_panel=options.MODEL,
         ),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dlfc.cli import options
+from dlfc.cli import options, values
 from dlfc.cli.completion import model_names
 from dlfc.cli.messages import UsageProblem, say
 from dlfc.effort import PLAIN
@@ -80,7 +80,7 @@ def evaluate(
             "-q",
             "--qualities",
             metavar="LIST",
-            parser=options.parse_qualities,
+            parser=values.parse_qualities,
             help="Qualities to encode with.",
             rich_help_panel=WHAT,
         ),

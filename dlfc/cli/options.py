@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
+from dlfc.cli import values
 from dlfc.cli.completion import model_names
 from dlfc.cli.inputs import Job
 from dlfc.cli.messages import UsageProblem
 from dlfc.files import STANDARD_STREAM
-from dlfc.formats import nearest_quality
 
 OUTPUT = "Where the result goes"
 MODEL = "How it is made"
@@ -26,97 +24,6 @@ Exit status:
   0  everything was done
   1  some file failed, the others were done
   2  the command line was wrong, nothing was done"""
-
-
-DEVICES = ("auto", "cpu", "cuda")
-ENGINES = ("local", "ray")
-
-
-def parse_count(value: str | int) -> int:
-    """Return a whole number from 1 up."""
-    text = str(value)
-    if not re.fullmatch(r"0*[1-9][0-9]{0,17}", text):
-        raise typer.BadParameter(f"{text!r} is not a whole number from 1 up")
-    return int(text)
-
-
-def parse_quality(value: str | float) -> float:
-    """Return the quality that a file can state and that is nearest to what was asked for."""
-    text = str(value)
-    if not re.fullmatch(r"[0-9]+\.?[0-9]*|\.[0-9]+", text) or float(text) > 100:
-        raise typer.BadParameter(f"{text!r} is not a number from 0 to 100")
-    return nearest_quality(float(text))
-
-
-def parse_qualities(text: str) -> str:
-    """Return a list of qualities, separated by commas, without the spaces in it."""
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        parse_quality(name)
-    if len(set(map(float, names))) < len(names):
-        raise typer.BadParameter(f"{text!r} names a quality twice")
-    return ",".join(names)
-
-
-def _complete_device(incomplete: str) -> list[str]:
-    return [device for device in DEVICES if device.startswith(incomplete)]
-
-
-# A bare K may mean either; of the smaller one, no file is above what was meant.
-_UNITS = {"": 1, "B": 1, "K": 10**3, "KB": 10**3, "KIB": 2**10, "M": 10**6, "MB": 10**6, "MIB": 2**20}
-
-
-def _parse_size(value: str | int) -> int:
-    match = re.fullmatch(r"([0-9]{1,12}(?:\.[0-9]{0,12})?|\.[0-9]{1,12}) ?([A-Za-z]*)", str(value))
-    if match is None or match[2].upper() not in _UNITS:
-        raise typer.BadParameter(f"{str(value)!r} is not a size such as 800, 2KB (2000 bytes) or 2KiB (2048 bytes)")
-    from fractions import Fraction
-
-    size_bytes = math.floor(Fraction(match[1]) * _UNITS[match[2].upper()])
-    if size_bytes < 1:
-        raise typer.BadParameter(f"{str(value)!r} is less than one byte")
-    return size_bytes
-
-
-def _parse_bpp(value: str | float) -> float:
-    text = str(value)
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]*)?|\.[0-9]+", text) or float(text) <= 0:
-        raise typer.BadParameter(f"{text!r} is not a rate in bits per pixel such as 0.02")
-    return float(text)
-
-
-def _parse_effort(value: str | int) -> int:
-    text = str(value)
-    if not re.fullmatch(r"[1-9]", text):
-        raise typer.BadParameter(f"{text!r} is not a whole number from 1 to 9")
-    return int(text)
-
-
-def _parse_keep(text: str) -> str:
-    from dlfc.keep import parse_keep
-
-    try:
-        parse_keep(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-    return text
-
-
-def _complete_engine(incomplete: str) -> list[str]:
-    return [engine for engine in ENGINES if engine.startswith(incomplete)]
-
-
-def _parse_engine(text: str) -> str:
-    if text not in ENGINES:
-        raise typer.BadParameter(f"{text!r} is none of {', '.join(ENGINES)}")
-    return text
-
-
-def _parse_device(text: str) -> str:
-    if text not in DEVICES:
-        raise typer.BadParameter(f"{text!r} is none of {', '.join(DEVICES)}")
-    return text
-
 
 Output = Annotated[
     str | None,
@@ -170,7 +77,7 @@ Quality = Annotated[
         "-q",
         "--quality",
         metavar="0..100",
-        parser=parse_quality,
+        parser=values.parse_quality,
         help="How true to the picture, in steps of 0.5; more is larger.  [default: 50]",
         rich_help_panel=MODEL,
         show_default=False,
@@ -181,7 +88,7 @@ TargetSize = Annotated[
     typer.Option(
         "--target-size",
         metavar="SIZE",
-        parser=_parse_size,
+        parser=values.parse_size,
         help="Find the highest quality whose file is not above SIZE, such as 800, 2KB or 2KiB.",
         rich_help_panel=MODEL,
         show_default=False,
@@ -192,7 +99,7 @@ TargetBpp = Annotated[
     typer.Option(
         "--target-bpp",
         metavar="BPP",
-        parser=_parse_bpp,
+        parser=values.parse_bpp,
         help="Find the highest quality whose file is not above BPP bits per pixel.",
         rich_help_panel=MODEL,
         show_default=False,
@@ -203,7 +110,7 @@ Effort = Annotated[
     typer.Option(
         "--effort",
         metavar="1..9",
-        parser=_parse_effort,
+        parser=values.parse_effort,
         help="How much time to spend on making more of the same size; above 1 the decoder is tried again and again.",
         rich_help_panel=MODEL,
         show_default=True,
@@ -214,7 +121,7 @@ KeepNames = Annotated[
     typer.Option(
         "--keep",
         metavar="NAMES",
-        parser=_parse_keep,
+        parser=values.parse_keep,
         help="Metadata to keep: icc, exif, xmp, several with commas between them, all, or none.  "
         "[default: a well-known colour profile, as one byte]",
         rich_help_panel=MODEL,
@@ -247,9 +154,9 @@ Device = Annotated[
     str,
     typer.Option(
         "--device",
-        metavar="|".join(DEVICES),
-        parser=_parse_device,
-        autocompletion=_complete_device,
+        metavar="|".join(values.DEVICES),
+        parser=values.parse_device,
+        autocompletion=values.complete_device,
         help="What the network runs on; auto takes a GPU where there is one.",
         rich_help_panel=MODEL,
         show_default=True,
@@ -261,7 +168,7 @@ Jobs = Annotated[
         "-j",
         "--jobs",
         metavar="N",
-        parser=parse_count,
+        parser=values.parse_count,
         help="Work on N files, or groups of small ones, at a time.",
         rich_help_panel=MODEL,
         show_default=True,
@@ -271,9 +178,9 @@ Engine = Annotated[
     str,
     typer.Option(
         "--engine",
-        metavar="|".join(ENGINES),
-        parser=_parse_engine,
-        autocompletion=_complete_engine,
+        metavar="|".join(values.ENGINES),
+        parser=values.parse_engine,
+        autocompletion=values.complete_engine,
         help="Where the work is done; ray spreads it over a Ray cluster, and takes URLs such as s3://bucket/folder.",
         rich_help_panel=MACHINES,
         show_default=True,
@@ -284,7 +191,7 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         metavar="N",
-        parser=parse_count,
+        parser=values.parse_count,
         help="Processes on the cluster, each with a model.  [default: one per GPU, or one per core]",
         rich_help_panel=MACHINES,
         show_default=False,
@@ -305,7 +212,7 @@ MaxPixels = Annotated[
     typer.Option(
         "--max-pixels",
         metavar="N",
-        parser=parse_count,
+        parser=values.parse_count,
         envvar="DLFC_MAX_PIXELS",
         show_envvar=True,
         help="Refuse pictures of more than N pixels.",

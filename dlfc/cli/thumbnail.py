@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dlfc.cli import options
+from dlfc.cli import values
 from dlfc.cli.codecs import Codecs
 from dlfc.cli.decode import MAX_INPUT_BYTES
 from dlfc.cli.inputs import refuse_overwriting
@@ -41,13 +41,13 @@ def thumbnail(
     size: Annotated[
         int,
         typer.Option(
-            "-s", "--size", metavar="N", parser=options.parse_count, help="Longest side in pixels.", show_default=True
+            "-s", "--size", metavar="N", parser=values.parse_count, help="Longest side in pixels.", show_default=True
         ),
     ] = 256,
     max_pixels: Annotated[
         int,
         typer.Option(
-            metavar="N", parser=options.parse_count, help="Refuse pictures of more than N pixels.", show_default=True
+            metavar="N", parser=values.parse_count, help="Refuse pictures of more than N pixels.", show_default=True
         ),
     ] = MAX_PIXELS,
 ) -> None:
