@@ -15,7 +15,8 @@ import pytest
 from conftest import FakeCodec, Finished, fake_command, picture, run_process
 
 from dlfc.cli.inputs import Job
-from dlfc.cli.pipeline import Extent, Result, outcomes
+from dlfc.cli.pipeline import outcomes
+from dlfc.cli.steps import Extent, Result
 from dlfc.formats import pack, unpack
 
 Run = Callable[..., Finished]

@@ -19,7 +19,7 @@ from ftp import Ftp, serve
 
 from dlfc.cli.inputs import Job
 from dlfc.cli.messages import UsageProblem
-from dlfc.cli.pipeline import Extent, Outcome, Result
+from dlfc.cli.steps import Extent, Outcome, Result
 from dlfc.cluster import places
 from dlfc.cluster.connection import Pool
 from dlfc.cluster.driver import BATCH, Driver, Skipped

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from dlfc.cli.inputs import Job
 from dlfc.cli.messages import Reporter, reason_of, stream_name
-from dlfc.cli.pipeline import FILE_ERRORS, Outcome, Task, outcomes
+from dlfc.cli.pipeline import outcomes
+from dlfc.cli.steps import FILE_ERRORS, Outcome, Task
 from dlfc.files import STANDARD_OUTPUT, STANDARD_STREAM, check_source, check_target
 from dlfc.timing import collected
 

@@ -11,7 +11,7 @@ import typer
 
 from dlfc.cli import batch
 from dlfc.cli.messages import Reporter
-from dlfc.cli.pipeline import Load, Task
+from dlfc.cli.steps import Load, Task
 from dlfc.errors import DlfcError
 
 if TYPE_CHECKING:

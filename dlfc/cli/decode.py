@@ -13,7 +13,7 @@ from dlfc.cli.cluster import Files
 from dlfc.cli.codecs import Codecs
 from dlfc.cli.inputs import Job
 from dlfc.cli.messages import UsageProblem
-from dlfc.cli.pipeline import Extent, Load, Result
+from dlfc.cli.steps import Extent, Load, Result
 from dlfc.cli.work import Work
 from dlfc.errors import FormatError, ImageError
 from dlfc.files import STANDARD_STREAM, is_stream, load

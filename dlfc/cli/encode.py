@@ -14,7 +14,7 @@ from dlfc.cli import options
 from dlfc.cli.cluster import Files
 from dlfc.cli.codecs import Codecs
 from dlfc.cli.inputs import Job
-from dlfc.cli.pipeline import Extent, Load, Result
+from dlfc.cli.steps import Extent, Load, Result
 from dlfc.cli.work import Work
 from dlfc.effort import PLAIN, what_to_load
 from dlfc.files import load

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from dlfc import __version__
 from dlfc.cli.inputs import Job
-from dlfc.cli.pipeline import Outcome
+from dlfc.cli.steps import Outcome
 from dlfc.cluster.connection import Pool
 from dlfc.cluster.manifest import Manifest, key_of
 from dlfc.cluster.worker import Look, PortableTask

@@ -11,7 +11,8 @@ from typing import Any, Literal, Protocol
 from dlfc import __version__
 from dlfc.cli.inputs import Job
 from dlfc.cli.messages import reason_of
-from dlfc.cli.pipeline import FILE_ERRORS, Outcome, Task, outcomes
+from dlfc.cli.pipeline import outcomes
+from dlfc.cli.steps import FILE_ERRORS, Outcome, Task
 from dlfc.cluster import places
 from dlfc.errors import DlfcError
 from dlfc.formats import unpack

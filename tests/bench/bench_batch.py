@@ -26,7 +26,7 @@ from dlfc.cli.decode import _Decoding
 from dlfc.cli.encode import _Encoding
 from dlfc.cli.inputs import Job
 from dlfc.cli.messages import Reporter
-from dlfc.cli.pipeline import Task
+from dlfc.cli.steps import Task
 from dlfc.files import save
 from dlfc.formats import DEFAULT_MAX_PIXELS
 from dlfc.keep import PIXELS_ONLY

@@ -24,7 +24,7 @@ from dlfc.cli.decode import _Decoding
 from dlfc.cli.encode import _Encoding
 from dlfc.cli.inputs import Job
 from dlfc.cli.messages import Reporter
-from dlfc.cli.pipeline import Outcome, Result
+from dlfc.cli.steps import Outcome, Result
 from dlfc.cli.summary import Summary
 from dlfc.cluster import connection, driver, places
 from dlfc.cluster.inputs import Plan
