@@ -97,17 +97,26 @@ def _jobs_below(folder: str, output_dir: str | None, suffix: str, taken: Sequenc
         below = os.path.relpath(parent, folder)
         for name in sorted(names):
             path = os.path.join(parent, name)
-            if not is_hidden(name) and os.path.splitext(name)[1].lower() in taken and _is_regular(path):
+            if is_taken(name, taken) and is_regular(path):
                 place = None if output_dir is None else os.path.normpath(os.path.join(output_dir, below))
                 yield Job(path, _target(path, place, suffix))
-        while problems:
-            error = problems.pop()
-            yield Job(str(error.filename), "", reason_of(error))
-    for error in problems:
+        yield from told(problems)
+    yield from told(problems)
+
+
+def is_taken(name: str, taken: Sequence[str]) -> bool:
+    """Whether a file of this name in a folder is meant where the folder is named: it has one of the suffixes."""
+    return not is_hidden(name) and os.path.splitext(name)[1].lower() in taken
+
+
+def told(problems: list[OSError]) -> Iterator[Job]:
+    """What could not be looked into, as jobs that cannot be done; `problems` is empty then."""
+    while problems:
+        error = problems.pop()
         yield Job(str(error.filename), "", reason_of(error))
 
 
-def _is_regular(path: str) -> bool:
+def is_regular(path: str) -> bool:
     """Whether it is a file or a link to one, or a link that leads nowhere and is worth a message."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)

@@ -6,11 +6,11 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dlfc.cli.inputs import Job, clashing
+from dlfc.cli.inputs import Job, clashing, is_regular, is_taken, told
 from dlfc.cli.messages import UsageProblem, reason_of
 from dlfc.cluster import places
 from dlfc.cluster.manifest import key_of
-from dlfc.files import STANDARD_STREAM, is_hidden
+from dlfc.files import STANDARD_STREAM
 
 
 @dataclass(frozen=True)
@@ -74,25 +74,13 @@ class Plan:
             results: dict[str, str] = {}
             for name in names:
                 source = places.join(folder, below, name)
-                taken = not is_hidden(name) and os.path.splitext(name)[1].lower() in self.taken
-                if taken and _is_regular(source):
+                if is_taken(name, self.taken) and (places.is_url(source) or is_regular(source)):
                     job = Job(source, self._target(place, name))
                     other = results.setdefault(job.target, source)
                     yield job if other == source else clashing(job, other)
-            yield from _told(problems)
-        yield from _told(problems)
+            yield from told(problems)
+        yield from told(problems)
 
     def _target(self, folder: str, name: str) -> str:
         stem = os.path.splitext(name.rpartition("/")[2] if places.is_url(name) else os.path.basename(name))[0]
         return places.join(folder, stem + self.suffix)
-
-
-def _told(problems: list[OSError]) -> Iterator[Job]:
-    while problems:
-        error = problems.pop()
-        yield Job(str(error.filename), "", reason_of(error))
-
-
-def _is_regular(path: str) -> bool:
-    """Whether it is a file, or a link that leads nowhere and is worth a message."""
-    return places.is_url(path) or os.path.isfile(path) or not os.path.exists(path)
