@@ -20,7 +20,7 @@ JITTER_PX = 8  # random margin cut before features, so that no texture can lock 
 FLAT_WINDOW_PX = 9
 FLAT_VARIANCE = (4 / 255) ** 2  # of the photo in such a window, where an error counts half
 COLOUR_REGION_PX = 64
-STAMP_REGION_PX, STAMP_PX = 128, 32  # what cells of a region have in common: those of the detail latent
+STAMP_REGION_PX = 128  # where texture repeats, it need not do so all over a picture
 TOKEN_SHARPNESS = 150.0  # of the softmax over codes: the cosines of neighbouring codes differ by about 0.01
 
 # What a log names, in this order; a task leaves out what it does not compute.
@@ -102,7 +102,8 @@ class Objective:
             terms["colour"] = colour_error(image, target)
             total = total + stage.colour_weight * terms["colour"]
         if stage.stamp_weight:
-            terms["stamp"] = stamp_error(grain)
+            sides = stage.stamp_px
+            terms["stamp"] = stamp_error(grain, sides[int(torch.randint(len(sides), ()))])
             total = total + stage.stamp_weight * terms["stamp"]
         near, far = _cut(image, margin), _cut(target, margin)
         for name in NAMES:
@@ -235,8 +236,8 @@ def colour_error(image: Tensor, target: Tensor) -> Tensor:
     return regions.square().mean() + regions.mean((2, 3)).square().mean()
 
 
-def stamp_error(grain: Tensor) -> Tensor:
-    """Mean square of what all cells of 32 pixels in a region of 128 pixels of N 3 H W have in common.
+def stamp_error(grain: Tensor, cell_px: int) -> Tensor:
+    """Mean square of what all cells of `cell_px` pixels in a region of 128 pixels of N 3 H W have in common.
 
     It is the mean product of different cells, so that wrong detail, which differs from cell to cell, adds next to
     nothing; a texture that repeats stays as it is. Smaller pictures are one region; they need two cells. A product
@@ -244,9 +245,9 @@ def stamp_error(grain: Tensor) -> Tensor:
     texture that turns its sign from cell to cell.
     """
     regions = [max(1, size // STAMP_REGION_PX) for size in grain.shape[2:]]
-    cells = [size // (count * STAMP_PX) for size, count in zip(grain.shape[2:], regions, strict=True)]
-    height, width = (count * each * STAMP_PX for count, each in zip(regions, cells, strict=True))
-    shape = [part for pair in zip(regions, cells, strict=True) for part in (*pair, STAMP_PX)]
+    cells = [size // (count * cell_px) for size, count in zip(grain.shape[2:], regions, strict=True)]
+    height, width = (count * each * cell_px for count, each in zip(regions, cells, strict=True))
+    shape = [part for pair in zip(regions, cells, strict=True) for part in (*pair, cell_px)]
     count = cells[0] * cells[1]
     split = grain[:, :, :height, :width].reshape(*grain.shape[:2], *shape)  # N 3 R C P R C P
     common = split.mean((3, 6)).square().mean((1, 3, 5))  # N R R

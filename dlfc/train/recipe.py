@@ -53,7 +53,8 @@ class Stage:
     flat_weight: float = 0.0  # of the squared error where the photo is flat: wrong colours, texture that it lacks
     grain_weight: float = 0.0  # of the same error's deviation from its surroundings: texture alone
     colour_weight: float = 0.0  # of the squared error of mean colours: of regions of 64 pixels, and of all of a crop
-    stamp_weight: float = 0.0  # of the squared error that all cells of 32 pixels have in common: texture that repeats
+    stamp_weight: float = 0.0  # of the squared error that all cells of a region have in common: texture that repeats
+    stamp_px: tuple[int, ...] = (32,)  # sides of such cells, of which one is drawn for each step
     lpips_weight: float = 1.0
     lpips_start: float = 0.0
     lpips_scales: tuple[float, ...] = (1.0,)  # one is drawn for each step: no texture can suit them all
@@ -96,6 +97,8 @@ class Stage:
             raise ValueError("recoloured and evened are shares from 0 to 1")
         if not self.lpips_scales or not all(0 < scale <= 1 for scale in self.lpips_scales):
             raise ValueError("lpips_scales must be above 0 and at most 1")
+        if not self.stamp_px or not all(1 < side <= 64 for side in self.stamp_px):
+            raise ValueError("stamp_px must be above 1 and at most 64")
         if self.adversarial_every < 1:
             raise ValueError("adversarial_every must be at least 1")
         if self.optimiser not in OPTIMISERS:
