@@ -75,7 +75,8 @@ class DLFConfig:
     generator_attention: bool = True
     generator_mid: bool = True
     output_patch_px: int = 1  # the last grid's cell in pixels; more than one ends in a pixel shuffle
-    noise_channels: int = 0  # of fixed noise that enters at the last grid, as texture to start from (0: as published)
+    noise_channels: int = 0  # of fixed noise that enters each of the last grids, to make texture of (0: as published)
+    noise_grids: int = 1  # how many those are
 
     # linear base: a data-dependent linear codec beside the network (0 components: none, as published)
     base_components: int = 0
@@ -96,6 +97,8 @@ class DLFConfig:
         dims = self.width, self.detail_dim, self.fusion_dim
         if any(dim < self.head_dim or dim % (dim // self.head_dim) for dim in dims):
             raise ValueError("width, detail_dim and fusion_dim must split into heads of at least head_dim")
+        if self.noise_grids > len(self.generator_mult):
+            raise ValueError("noise_grids must be at most the number of the generator's grids")
         if self.base_components:
             whole = len(self.base_region_px) == 2 and not any(self.tile_px % side for side in self.base_region_px)
             if not whole or math.prod(self.base_regions) != self.tokens_per_tile:

@@ -15,6 +15,7 @@ from dlfc.model.linear import Linear, attend
 from dlfc.model.vit import each_position, joined
 
 NOISE_STD = 0.04  # of weights: with eight channels, a sixth of what else enters the last grid of the default model
+_NOISE_CELLS = 1 << 16  # of a grid, at a time
 BAND_PX = 1 << 22  # of the picture, at a time: a quarter of a gigabyte at 64 channels for cells of 4x4 pixels
 
 
@@ -124,8 +125,8 @@ class Upsample(nn.Module):
 class Generator(nn.Module):
     """The decoder of a VQGAN (taming transformers, f16): fused latent -> picture.
 
-    With a linear base, the base picture enters at the last grid and the output is added to it. With noise channels, so
-    does noise: where the latent says nothing, texture made of it alone would repeat with the latent's cells.
+    With a linear base, the base picture enters at the last grid and the output is added to it. With noise channels,
+    noise enters the last grids: where the latent says nothing, texture made of it alone would repeat with its cells.
     """
 
     def __init__(self, config: DLFConfig) -> None:
@@ -143,9 +144,10 @@ class Generator(nn.Module):
                 self.mid.append(MapAttention(here, c))
             self.mid.append(ResidualBlock(here, here, c))
         self.levels = nn.ModuleList()
+        channels_in = []  # of each level
         for i, out in reversed(list(enumerate(channels))):
             level = nn.Sequential()
-            last_in = here
+            channels_in.append(here)
             for _ in range(c.generator_blocks):
                 level.append(ResidualBlock(here, out, c))
                 here = out
@@ -156,10 +158,12 @@ class Generator(nn.Module):
             self.levels.append(level)
         self.norm_out = _norm(here, c)
         self.conv_out = nn.Conv2d(here, 3 * c.output_patch_px**2, 3, padding=1)
-        self.base_in = nn.Conv2d(3 * c.output_patch_px**2, last_in, 3, padding=1) if c.base_components else None
-        self.noise_in = nn.Conv2d(c.noise_channels, last_in, 1, bias=False) if c.noise_channels else None
-        if self.noise_in is not None:
-            nn.init.normal_(self.noise_in.weight, std=NOISE_STD)
+        self.base_in = nn.Conv2d(3 * c.output_patch_px**2, channels_in[-1], 3, padding=1) if c.base_components else None
+        self.noise_in = nn.ModuleList()  # of the last levels
+        for entering in channels_in[-c.noise_grids :] if c.noise_channels else []:
+            into = nn.Conv2d(c.noise_channels, entering, 1, bias=False)
+            nn.init.normal_(into.weight, std=NOISE_STD)
+            self.noise_in.append(into)
 
     def forward(self, latent: Tensor, base: Tensor | None = None, *, quiet: bool = False) -> Tensor:
         """`latent` B mixture_dim H/16 W/16, `base` B 3 H W or None -> picture B 3 H W, nominally in [-1, 1].
@@ -171,21 +175,38 @@ class Generator(nn.Module):
             return joined(self.in_bands(latent, rows, quiet=quiet), 2)
         x = self.mid(self.conv_in(self.post_quant(latent)))
         for i, level in enumerate(self.levels):
-            if i == len(self.levels) - 1:
-                if self.base_in is not None and base is not None:
-                    x = x + self.base_in(F.pixel_unshuffle(base, self.output_patch_px))
-                if self.noise_in is not None and not quiet:
-                    x = x + self.noise_in(self._noise(x.shape[2], x.shape[3], x.device))
-            x = level(x)
+            if i == len(self.levels) - 1 and self.base_in is not None and base is not None:
+                x = x + self.base_in(F.pixel_unshuffle(base, self.output_patch_px))
+            grain = None if quiet else self._noise(i, 0, x.shape[2], x.shape[3], x.device)
+            x = level(x if grain is None else x + grain)
         x = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.output_patch_px)
         return x if base is None else x.float() + base
 
-    def _noise(self, height: int, width: int, device: torch.device) -> Tensor:
-        """Noise for all pictures of a batch, 1 channels H W: in training another one each time."""
-        assert self.noise_in is not None
+    def _noise(self, level: int, row: int, height: int, width: int, device: torch.device) -> Tensor | None:
+        """What enters a level beside its maps, 1 C H W from `row` of its grid on, the same for the whole batch.
+
+        In training it is another one each time.
+        """
+        back = len(self.levels) - 1 - level  # from the last
+        if back >= len(self.noise_in):
+            return None
+        into = self.noise_in[-1 - back]
+        assert isinstance(into, nn.Conv2d)
+        count = into.in_channels
         if self.training:
-            return noise.drawn(self.noise_in.in_channels, height, width, device)
-        return noise.at(self.noise_in.in_channels, 0, height, width, device)
+            grain = noise.drawn(count, height, width, device)
+        else:
+            grain = noise.at(range(back * count, (back + 1) * count), row, height, width, device)
+        return into(grain.to(into.weight.dtype))
+
+    def _add_noise(self, level: int, x: Tensor, row: int = 0) -> None:
+        """Add it to `x`, a few rows at a time."""
+        rows = max(1, _NOISE_CELLS // x.shape[3])
+        for i, part in enumerate(x.split(rows, 2)):
+            grain = self._noise(level, row + i * rows, part.shape[2], part.shape[3], x.device)
+            if grain is None:
+                return
+            part += grain
 
     def in_bands(
         self,
@@ -206,10 +227,12 @@ class Generator(nn.Module):
         del latent
         spare: list[Tensor] = []
         *before, last = (list(_blocks(level)) for level in (self.mid, *self.levels))
-        blocks = [block for level in before for block in level]
-        opening = [blocks.pop()] if blocks and isinstance(blocks[-1], Upsample) else []
-        for block in blocks:
-            x = _without_gradients(block, x, spare)
+        opening = [before[-1].pop()] if before[-1] and isinstance(before[-1][-1], Upsample) else []
+        for i, blocks in enumerate(before, -1):
+            if i >= 0 and not quiet:
+                self._add_noise(i, x)
+            for block in blocks:
+                x = _without_gradients(block, x, spare)
         factor = 2 ** len(opening)
         around = -(-(2 * len(last) + 2) // factor) + 1  # two rows for each block, one for each convolution beside them
         scale = factor * self.output_patch_px  # of a row here, in pixels
@@ -244,9 +267,8 @@ class Generator(nn.Module):
             x = x.clone(memory_format=torch.channels_last)  # blocks overwrite what they are given
         if self.base_in is not None and base is not None:
             x += self.base_in(F.pixel_unshuffle(base, self.output_patch_px).to(self.conv_in.weight.dtype))
-        if self.noise_in is not None and row is not None:
-            grain = noise.at(self.noise_in.in_channels, row, x.shape[2], x.shape[3], x.device)
-            x += self.noise_in(grain.to(self.noise_in.weight.dtype))
+        if row is not None:
+            self._add_noise(len(self.levels) - 1, x, row)
         for block in last:
             x = _without_gradients(block, x, spare)
         y = strips.convolve(x, self.conv_out, self.norm_out).float()

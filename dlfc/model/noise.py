@@ -13,12 +13,12 @@ _MIX = 0x45D9F3B  # multiplier of a well-known mixing step for 32 bits; below 2*
 _LOW = 0xFFFFFFFF
 
 
-def at(channels: int, row: int, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
-    """Noise 1 `channels` `height` `width`, from row `row` of the picture on; uniform, of mean 0 and variance 1."""
+def at(channels: range, row: int, height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
+    """`channels` of the noise, 1 C `height` `width`, from row `row` of a grid on; uniform, of mean 0 and variance 1."""
     rows = torch.arange(row, row + height, device=device)[:, None]
     columns = torch.arange(width, device=device)
     place = _mixed(_mixed(rows) + columns & _LOW)
-    values = torch.stack([_mixed(place + channel & _LOW) >> 32 - _BITS for channel in range(channels)])[None]
+    values = torch.stack([_mixed(place + channel & _LOW) >> 32 - _BITS for channel in channels])[None]
     return (values.float() + 0.5) * (2 * _AMPLITUDE / 2**_BITS) - _AMPLITUDE
 
 
