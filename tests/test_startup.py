@@ -70,3 +70,14 @@ def _check_that_torch_was_not_loaded(report: bytes) -> None:
 def test_help_loads_neither_numpy_nor_pillow() -> None:
     modules = run_process([sys.executable, "-c", _REPORT, "encode", "--help"]).stderr.decode().splitlines()
     assert not {"numpy", "PIL"} & set(modules)
+
+
+@pytest.mark.parametrize("command", [["encode", "a.png", "-o", "b.dlf"], ["decode", "a.dlf", "-o", "b.png"]])
+def test_a_model_is_loaded_without_what_torch_only_needs_to_compile(tmp_path: Path, command: list[str]) -> None:
+    picture().save(tmp_path / "a.png")
+    run_process([sys.executable, "-m", "dlfc.cli", "encode", "a.png", "--quiet"], cwd=tmp_path)
+    code = "import torch, sys\nbefore = set(sys.modules)\nfrom dlfc.cli import main\nstatus = main()\n"
+    report = "print('sympy' in set(sys.modules) - before)\nsys.exit(status)"  # most of a second to import
+    run = run_process([sys.executable, "-c", code + report, *command], cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == b"False\n"

@@ -14,7 +14,7 @@ from dlfc.model.detail import swin_run
 from dlfc.model.linear import Linear, attend
 from dlfc.model.vit import each_position, joined
 
-NOISE_STD = 0.04  # of weights: with eight channels, a sixth of what else enters the last grid of the default model
+_NOISE_WEIGHT = 0.07  # at most: with eight channels, a sixth of what else enters the last grid of the default model
 _NOISE_CELLS = 1 << 16  # of a grid, at a time
 BAND_PX = 1 << 22  # of the picture, at a time: a quarter of a gigabyte at 64 channels for cells of 4x4 pixels
 
@@ -162,7 +162,7 @@ class Generator(nn.Module):
         self.noise_in = nn.ModuleList()  # of the last levels
         for entering in channels_in[-c.noise_grids :] if c.noise_channels else []:
             into = nn.Conv2d(c.noise_channels, entering, 1, bias=False)
-            nn.init.normal_(into.weight, std=NOISE_STD)
+            nn.init.uniform_(into.weight, -_NOISE_WEIGHT, _NOISE_WEIGHT)  # normal_ loads sympy where weights are meta
             self.noise_in.append(into)
 
     def forward(self, latent: Tensor, base: Tensor | None = None, *, quiet: bool = False) -> Tensor:
