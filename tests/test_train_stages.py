@@ -171,6 +171,9 @@ def test_recipes_that_come_with_dlfc_are_valid(name: str) -> None:
         {"betas": (0.9,)},
         {"batch": 0},
         {"adversarial_every": 0},
+        {"stamp_px": ()},
+        {"stamp_px": (32, 1)},
+        {"stamp_weight": 1.0, "stamp_px": (64,), "crop_px": 96},
         {"compile": True, "adversarial_adaptive": True},
     ],
 )

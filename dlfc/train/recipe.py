@@ -99,6 +99,8 @@ class Stage:
             raise ValueError("lpips_scales must be above 0 and at most 1")
         if not self.stamp_px or not all(1 < side <= 64 for side in self.stamp_px):
             raise ValueError("stamp_px must be above 1 and at most 64")
+        if self.stamp_weight and self.crop_px < 2 * max(self.stamp_px):
+            raise ValueError("stamp_weight needs crops of at least two cells of stamp_px")
         if self.adversarial_every < 1:
             raise ValueError("adversarial_every must be at least 1")
         if self.optimiser not in OPTIMISERS:
