@@ -82,12 +82,14 @@ def _jobs_of(name: str, output_dir: str | None, suffix: str, recursive: bool, ta
     elif not recursive:
         yield Job(name, "", f"{name}: is a folder; use --recursive to take the files in it")
     else:
-        found = False
-        for job in _jobs_below(name, output_dir, suffix, taken):
-            found = True
-            yield job
-        if not found:
-            yield Job(name, "", f"{name}: has no files in it to take")
+        yield from of_folder(name, _jobs_below(name, output_dir, suffix, taken))
+
+
+def of_folder(name: str, jobs: Iterator[Job]) -> Iterator[Job]:
+    """`jobs`, which the folder `name` stands for, or one that says that there are none."""
+    first = next(jobs, None)
+    yield first or Job(name, "", f"{name}: has no files in it to take")
+    yield from jobs
 
 
 def _jobs_below(folder: str, output_dir: str | None, suffix: str, taken: Sequence[str]) -> Iterator[Job]:

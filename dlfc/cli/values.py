@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 
 import typer
 
@@ -85,15 +86,17 @@ def parse_keep(text: str) -> str:
 
 def parse_engine(text: str) -> str:
     """Return the name of an engine."""
-    if text not in ENGINES:
-        raise typer.BadParameter(f"{text!r} is none of {', '.join(ENGINES)}")
-    return text
+    return _one_of(ENGINES, text)
 
 
 def parse_device(text: str) -> str:
     """Return the name of a device."""
-    if text not in DEVICES:
-        raise typer.BadParameter(f"{text!r} is none of {', '.join(DEVICES)}")
+    return _one_of(DEVICES, text)
+
+
+def _one_of(names: Sequence[str], text: str) -> str:
+    if text not in names:
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(names)}")
     return text
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from dlfc.cli.inputs import Job, clashing, is_regular, is_taken, told
+from dlfc.cli.inputs import Job, clashing, is_regular, is_taken, of_folder, told
 from dlfc.cli.messages import UsageProblem, reason_of
 from dlfc.cluster import places
 from dlfc.cluster.manifest import key_of
@@ -60,12 +60,7 @@ class Plan:
             folder = places.parent(name) if self.output_dir is None else self.output_dir
             yield Job(name, self._target(folder, name))
         else:
-            found = False
-            for job in self._jobs_below(name):
-                found = True
-                yield job
-            if not found:
-                yield Job(name, "", f"{name}: has no files in it to take")
+            yield from of_folder(name, self._jobs_below(name))
 
     def _jobs_below(self, folder: str) -> Iterator[Job]:
         problems: list[OSError] = []
