@@ -21,9 +21,7 @@ _DIRECTIONS = 6
 _BLOB_SIGMA_PX = 2.5
 _BLOB_WEIGHT = 0.5  # of colour beside waves
 _FAINT = 0.05  # length of answers, for samples from -1 to 1, below which texture counts less
-_TEXTURE = (
-    1.4  # of the logarithm of a distance; the rest, below 0, is that of squared error, of which some may come back
-)
+_TEXTURE = 1.4  # of the logarithm of a distance; the rest, below 0, is squared error's, of which some may come back
 _LEAST_TEXTURE, _LEAST_SQUARES = 1e-4, 1e-6  # so that the logarithm of no distance is bounded
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,8 @@ from dlfc.model.dlf import DLF, Reconstruction
 from dlfc.train import vqgan
 from dlfc.train.perceptual import NAMES, Perceptual
 from dlfc.train.recipe import Stage
+
+T = TypeVar("T")
 
 JITTER_PX = 8  # random margin cut before features, so that no texture can lock to the stride of their first layers
 FLAT_WINDOW_PX = 9
@@ -102,8 +105,7 @@ class Objective:
             terms["colour"] = colour_error(image, target)
             total = total + stage.colour_weight * terms["colour"]
         if stage.stamp_weight:
-            sides = stage.stamp_px
-            terms["stamp"] = stamp_error(grain, sides[int(torch.randint(len(sides), ()))])
+            terms["stamp"] = stamp_error(grain, _drawn(stage.stamp_px))
             total = total + stage.stamp_weight * terms["stamp"]
         near, far = _cut(image, margin), _cut(target, margin)
         for name in NAMES:
@@ -118,7 +120,7 @@ class Objective:
         scales = self.stage.lpips_scales
         if scales == (1.0,):
             return image, target
-        turn, scale = int(torch.randint(2, ())), scales[int(torch.randint(len(scales), ()))]
+        turn, scale = int(torch.randint(2, ())), _drawn(scales)
         pair = (image.mT, target.mT) if turn else (image, target)
         if scale == 1.0:
             return pair
@@ -214,6 +216,11 @@ def latents(model: DLF, x: Tensor, level: Tensor, *, with_detail: bool) -> Laten
         detail_hat = torch.zeros_like(detail)
     _, _, logits, latent = model.fuse(vectors, detail_hat)
     return Latents(tokens, z, logits, latent, bits)
+
+
+def _drawn(values: Sequence[T]) -> T:
+    """One of them, by torch's generator of the host."""
+    return values[int(torch.randint(len(values), ()))]
 
 
 def grain_of(error: Tensor) -> Tensor:

@@ -97,7 +97,7 @@ class Stage:
             raise ValueError("recoloured and evened are shares from 0 to 1")
         if not self.lpips_scales or not all(0 < scale <= 1 for scale in self.lpips_scales):
             raise ValueError("lpips_scales must be above 0 and at most 1")
-        if not self.stamp_px or not all(1 < side <= 64 for side in self.stamp_px):
+        if not self.stamp_px or not all(1 < side <= 64 for side in self.stamp_px):  # two fit a region
             raise ValueError("stamp_px must be above 1 and at most 64")
         if self.stamp_weight and self.crop_px < 2 * max(self.stamp_px):
             raise ValueError("stamp_weight needs crops of at least two cells of stamp_px")
