@@ -91,8 +91,23 @@ def test_an_even_background_hides_a_part() -> None:
     assert changed.var() < x.var()
 
 
+def test_a_frame_hides_a_narrow_rim_and_nothing_else() -> None:
+    variety = Variety(framed=1.0)
+    x = torch.from_numpy(noise(64, 64, 9)).permute(2, 0, 1)[None] / 127.5 - 1
+    change = variety.draw(np.random.default_rng(0))
+    assert change.frame is not None
+    left, top, right, bottom = change.frame
+    assert 0 < max(change.frame) <= 8
+    changed = variety.apply(x.clone(), [change])
+    inside = slice(top, 64 - bottom), slice(left, 64 - right)
+    assert torch.equal(changed[0, :, *inside], x[0, :, *inside])
+    rim = torch.ones(64, 64, dtype=torch.bool)
+    rim[inside] = False
+    assert (changed[0][:, rim] == changed[0][:, rim][:, :1]).all()
+
+
 def test_variety_is_shared_between_processes() -> None:
     photos = Photos([noise(40, 50, 5), noise(50, 40, 6)])
-    whole, second = (Crops(photos, 16, seed=3, variety=Variety(0.5, 0.5)) for _ in range(2))
+    whole, second = (Crops(photos, 16, seed=3, variety=Variety(0.5, 0.5, 0.5)) for _ in range(2))
     for _ in range(2):
         assert torch.equal(whole.batch(6)[3:], second.batch(6, slice(3, 6)))

@@ -35,6 +35,7 @@ class Stage:
     scales: tuple[float, ...] = (1.0,)  # photos are held at these scales, where they are still as large as a crop
     recoloured: float = 0.0  # share of crops that are given other colours
     evened: float = 0.0  # share of crops of which a part is hidden by an even background
+    framed: float = 0.0  # share of crops that get a narrow frame
 
     # optimiser
     optimiser: str = "adamw"  # or "muon": that for matrices, AdamW for the rest
@@ -93,8 +94,8 @@ class Stage:
             raise ValueError("batch and crop_px must be at least 1")
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise ValueError("scales must be above 0 and at most 1")
-        if not (0 <= self.recoloured <= 1 and 0 <= self.evened <= 1):
-            raise ValueError("recoloured and evened are shares from 0 to 1")
+        if not all(0 <= share <= 1 for share in (self.recoloured, self.evened, self.framed)):
+            raise ValueError("recoloured, evened and framed are shares from 0 to 1")
         if not self.lpips_scales or not all(0 < scale <= 1 for scale in self.lpips_scales):
             raise ValueError("lpips_scales must be above 0 and at most 1")
         if not self.stamp_px or not all(1 < side <= 64 for side in self.stamp_px):  # two fit a region

@@ -1,4 +1,4 @@
-"""Crops that photos at hand lack: strong and unusual colours, and even areas beside detail."""
+"""Crops that photos at hand lack: strong and unusual colours, even areas beside detail, and narrow frames."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ _GREY = np.full((3, 3), 1 / 3)
 _AXIS = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)  # the cross product with the grey axis
 _FIELD = 4  # points of a mask to each side
 _PATCH = 2  # means of a crop to each side that its even background runs through
+_FRAME_PX = 8  # of a side, at most
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,21 @@ class Change:
     background: np.ndarray | None = None  # 3 3: a matrix for the colours of an even background
     field: np.ndarray | None = None  # 4 4: the background shows where this is above 0
     sharpness: float = 0.0  # of its outline
+    frame: np.ndarray | None = None  # 4: widths at the left, top, right and bottom, in pixels
+    frame_colour: np.ndarray | None = None  # 3
 
 
 @dataclass(frozen=True)
 class Variety:
-    """Shares of crops, 0 to 1, that are given other colours, or an even background in a part of them."""
+    """Shares of crops, 0 to 1, that are given other colours, an even background in a part of them, or a frame."""
 
     recoloured: float = 0.0
     evened: float = 0.0
+    framed: float = 0.0
 
     def draw(self, random: np.random.Generator) -> Change:
         """What becomes of the next crop; nothing is drawn for a share of 0."""
-        colours = background = field = None
+        colours = background = field = frame = frame_colour = None
         sharpness = 0.0
         if self.recoloured and random.random() < self.recoloured:
             turn, strength, gain, shift = random.normal(0, (0.5, 0.4, 0.2, 0.1))
@@ -44,7 +48,10 @@ class Variety:
             background = _colour_matrix(0.0, np.exp(abs(random.normal(0, 0.7))))
             field = random.normal(0, 1, (_FIELD, _FIELD))
             sharpness = float(np.exp(random.uniform(0, 4)))
-        return Change(colours, background, field, sharpness)
+        if self.framed and random.random() < self.framed:
+            frame = random.integers(1, _FRAME_PX + 1, 4) * (random.random(4) < 0.5)  # half of the sides have none
+            frame_colour = np.clip(random.normal(-0.5, 0.6) + random.normal(0, 0.1, 3), -1, 1)  # dark, most of them
+        return Change(colours, background, field, sharpness, frame, frame_colour)
 
     def apply(self, crops: Tensor, changes: list[Change]) -> Tensor:
         """`crops` N 3 H W in [-1, 1] with the N `changes` made, in place."""
@@ -57,6 +64,8 @@ class Variety:
                 field = torch.from_numpy(change.field).to(x)[None, None]
                 mask = torch.sigmoid(change.sharpness * F.interpolate(field, x.shape[1:], mode="bicubic")[0])
                 x.lerp_(even, mask)
+            if change.frame is not None and change.frame_colour is not None:
+                _draw_frame(x, change.frame, change.frame_colour)
         return crops
 
 
@@ -71,6 +80,14 @@ def _recoloured(x: Tensor, matrix: np.ndarray) -> Tensor:
     """`x` 3 H W, each pixel multiplied by the first three columns of `matrix` 3 4, plus the last."""
     m = torch.from_numpy(matrix).to(x)
     return torch.einsum("ij,jhw->ihw", m[:, :3], x).add_(m[:, 3, None, None]).clamp_(-1, 1)
+
+
+def _draw_frame(x: Tensor, widths: np.ndarray, colour: np.ndarray) -> None:
+    """Paint the outermost pixels of `x` 3 H W, `widths` of them at the left, top, right and bottom."""
+    left, top, right, bottom = (int(width) for width in widths)
+    even = torch.from_numpy(colour).to(x)[:, None, None]
+    for part in (x[:, :top], x[:, x.shape[1] - bottom :], x[:, :, :left], x[:, :, x.shape[2] - right :]):
+        part.copy_(even.expand_as(part))
 
 
 PLAIN = Variety()
