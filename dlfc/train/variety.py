@@ -50,7 +50,7 @@ class Variety:
             sharpness = float(np.exp(random.uniform(0, 4)))
         if self.framed and random.random() < self.framed:
             frame = random.integers(1, _FRAME_PX + 1, 4) * (random.random(4) < 0.5)  # half of the sides have none
-            frame_colour = np.clip(random.normal(-0.5, 0.6) + random.normal(0, 0.1, 3), -1, 1)  # dark, most of them
+            frame_colour = np.clip(random.uniform(-1, 1) + random.normal(0, 0.1, 3), -1, 1)  # nearly grey
         return Change(colours, background, field, sharpness, frame, frame_colour)
 
     def apply(self, crops: Tensor, changes: list[Change]) -> Tensor:
