@@ -18,7 +18,7 @@ from dlfc.model.dlf import DLF
 from dlfc.train import losses, vqgan
 from dlfc.train.adversary import Adversary, PatchDiscriminator, adaptive_weight
 from dlfc.train.data import to_tensor
-from dlfc.train.losses import FLAT_WINDOW_PX, Objective, colour_error, flat_errors, grain_of, stamp_error
+from dlfc.train.losses import BORDER_PX, FLAT_WINDOW_PX, Objective, colour_error, flat_errors, grain_of, stamp_error
 from dlfc.train.perceptual import Perceptual
 from dlfc.train.recipe import Stage
 
@@ -207,7 +207,23 @@ def test_lpips_looks_at_the_scales_and_directions_of_a_recipe(metrics: Path) -> 
     objective = Objective(Stage(steps=1, lpips_scales=(1.0, 0.5)), Watching(metrics, CPU))
     for _ in range(20):
         objective.compare(torch.rand(1, 3, 128, 96), torch.rand(1, 3, 128, 96), (0, 0))
-    assert seen == {(128, 96), (96, 128), (64, 48), (48, 64)}
+    height, width = 128 + sum(BORDER_PX), 96 + sum(BORDER_PX)
+    assert seen == {(height, width), (width, height), (height // 2, width // 2), (width // 2, height // 2)}
+
+
+def test_features_see_the_last_pixels_like_those_within(metrics: Path) -> None:
+    class Strided(Perceptual):
+        def distance(self, name: str, image: Tensor, target: Tensor, compiled: bool = False) -> Tensor:
+            return F.avg_pool2d((image - target).square(), 16).mean()  # what no window reaches does not count
+
+    target = torch.full((1, 3, 120, 120), 0.5)
+    image = torch.full((1, 3, 120, 120), 0.4).requires_grad_()
+    objective = Objective(Stage(steps=1, mse_weight=0), Strided(metrics, CPU))
+    total, _ = objective.compare(image, target, (7, 7))
+    total.backward()
+    assert image.grad is not None
+    felt = image.grad.abs()[0, 0]
+    assert felt.min() > 0.9 * felt[60, 60]
 
 
 def test_both_pictures_get_the_same_noise_for_lpips(metrics: Path) -> None:
@@ -222,8 +238,8 @@ def test_both_pictures_get_the_same_noise_for_lpips(metrics: Path) -> None:
     image, target = torch.full((1, 3, 64, 64), 0.25), torch.full((1, 3, 64, 64), 0.5)
     Objective(Stage(steps=1, lpips_noise=0.02), Watching(metrics, CPU)).compare(image, target, (0, 0))
     ((noisy_image, noisy_target),) = seen
-    assert torch.allclose(noisy_target - noisy_image, target - image, atol=1e-6)
-    assert float((noisy_target - target).std()) == pytest.approx(0.02, rel=0.05)
+    assert torch.allclose(noisy_target - noisy_image, torch.tensor(0.25), atol=1e-6)
+    assert float((noisy_target - 0.5).std()) == pytest.approx(0.02, rel=0.05)
 
 
 @pytest.mark.parametrize(("period", "cell"), [(16, 32), (32, 32), (12, 24)])

@@ -20,6 +20,7 @@ from dlfc.train.recipe import Stage
 T = TypeVar("T")
 
 JITTER_PX = 8  # random margin cut before features, so that no texture can lock to the stride of their first layers
+BORDER_PX = (JITTER_PX, 16)  # a picture is continued by so much before and behind it, see `_continued`
 FLAT_WINDOW_PX = 9
 FLAT_VARIANCE = (4 / 255) ** 2  # of the photo in such a window, where an error counts half
 COLOUR_REGION_PX = 64
@@ -107,7 +108,7 @@ class Objective:
         if stage.stamp_weight:
             terms["stamp"] = stamp_error(grain, _drawn(stage.stamp_px))
             total = total + stage.stamp_weight * terms["stamp"]
-        near, far = _cut(image, margin), _cut(target, margin)
+        near, far = _cut(_continued(image), margin), _cut(_continued(target), margin)
         for name in NAMES:
             if self.has_begun(name):
                 pair = self._disturbed(*self._view(near, far)) if name == "lpips" else (near, far)
@@ -295,6 +296,15 @@ def token_bpp(model: DLF) -> float:
     """What tokens cost at a flat rate, in bits per pixel."""
     config = model.config
     return config.tokens_per_tile * math.log2(config.codebook_size) / config.tile_px**2
+
+
+def _continued(image: Tensor) -> Tensor:
+    """The picture N 3 H W and its reflection beyond all borders.
+
+    Strides of classifiers end before a picture does, and its last pixels would hardly count: grain gathers there.
+    """
+    before, behind = BORDER_PX
+    return F.pad(image, (before, behind, before, behind), mode="reflect")
 
 
 def _cut(image: Tensor, margin: tuple[int, int]) -> Tensor:
