@@ -13,8 +13,9 @@ within N of a line, and for the jump of the error from one side of a line to the
 
 All with the standard deviation over the photos, and the ratio of the sums. --large takes two pictures of that size
 instead, one stitched from the photos and one of them enlarged, and looks at pieces of them. What tiles are made of has
-borders too: two lines give error and jump there. At last bands are forced to be small, in the encoder and in the
-decoder: then the files must be the same bytes, and pixels the same up to rounding.
+borders too: two lines give error and jump there. A third gives the grain of the error, over that of the photo, near
+each side of the picture over that farther in: a network sees less at the edge of a picture. At last bands are forced to
+be small, in the encoder and in the decoder: then the files must be the same bytes, and pixels the same up to rounding.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from dlfc.model import dlf
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
+RIM_PX, INSIDE_PX = 16, 64  # what is near a side of a picture, and where it is far from all
+SIDES = ("left", "top", "right", "bottom")
 FRAME_PX = 16  # at the picture's border, where there is error of another kind
 PIECE_PX = 1024  # large pictures are measured in pieces of this side; photos of Kodak are one
 CELL_PX = (701, 467)  # of the stitched picture, so that photos meet at all distances from tile borders
@@ -135,12 +138,25 @@ def at_smaller_parts(error: FloatArray) -> npt.NDArray[np.float64]:
     return sums / counts
 
 
+def grain_at_sides(picture: FloatArray) -> npt.NDArray[np.float64]:
+    """Of H W 3: mean square difference of pixels from their neighbours at the left, top, right, bottom, and inside."""
+    around = picture[:-2, 1:-1] + picture[2:, 1:-1] + picture[1:-1, :-2] + picture[1:-1, 2:]
+    power = np.square(picture[1:-1, 1:-1] - around / 4).mean(2)
+    middle = power[INSIDE_PX:-INSIDE_PX, INSIDE_PX:-INSIDE_PX]
+    sides = [rim[:RIM_PX, INSIDE_PX:-INSIDE_PX] for rim in (power.T, power, power.T[::-1], power[::-1])]
+    return np.array([part.mean(dtype=np.float64) for part in (*sides, middle)])
+
+
 @dataclass(frozen=True)
 class Found:
-    """What is known of one picture at one quality: ratios by measure, of each piece, and `at_smaller_parts`."""
+    """What is known of one picture at one quality: ratios by measure, of each piece, and of its smaller parts.
+
+    `sides` holds `grain_at_sides` of the error and of the photo, 2 5.
+    """
 
     ratios: dict[str, list[Ratios]]
     smaller: npt.NDArray[np.float64]
+    sides: npt.NDArray[np.float64]
 
 
 class Codings:
@@ -154,12 +170,14 @@ class Codings:
         """What is found at each quality."""
         half, (width, height) = self._half_px, image.size
         cut = image.crop((half, half, width, height))
+        of_photo = grain_at_sides(np.asarray(image, np.float32))
         found = {}
         for quality, there, here in zip(
             qualities, self._errors(image, qualities), self._errors(cut, qualities), strict=True
         ):
             of_lines = measures(there[half:, half:], here, 2 * half, self._near)
-            found[quality] = Found({one.name: list(ratios(one)) for one in of_lines}, at_smaller_parts(there))
+            sides = np.stack([grain_at_sides(there), of_photo])
+            found[quality] = Found({one.name: list(ratios(one)) for one in of_lines}, at_smaller_parts(there), sides)
         return found
 
     def _errors(self, image: Image.Image, qualities: Sequence[float]) -> Iterator[FloatArray]:
@@ -219,6 +237,10 @@ def report(title: str, found: Sequence[dict[float, Found]]) -> None:
         for what, (inside, *at) in zip(("error", "jump"), smaller, strict=True):
             steps = ", ".join(f"{step} px {value / inside:.3f}" for step, value in zip(STEPS_PX, at, strict=True))
             print(f"{what} at lines of smaller parts, over that at other lines: {steps}", flush=True)
+        error, photo = np.sum([one[quality].sides for one in found], 0)
+        *sides, inside = error / photo
+        shares = ", ".join(f"{name} {at / inside:.2f}" for name, at in zip(SIDES, sides, strict=True))
+        print(f"grain of the error within {RIM_PX} px of a side, over that inside: {shares}", flush=True)
 
 
 def enlarged(image: Image.Image, size: tuple[int, int]) -> Image.Image:
