@@ -15,10 +15,10 @@ from networks import TINY, photo, write_lpips
 from dlfc.codec import Codec
 from dlfc.entropy.prior import ACTIVATION_BITS, WEIGHT_BITS
 from dlfc.errors import ImageError, ModelError
-from dlfc.model.bottleneck import pass_masks
+from dlfc.model.bottleneck import at_level, pass_masks
 from dlfc.model.dlf import DLF
 from dlfc.train.data import Crops, Photos, load_photos, to_tensor
-from dlfc.train.export import export, load_run
+from dlfc.train.export import export, load_run, place_levels
 from dlfc.train.loop import Trainer
 from dlfc.train.rate import RateController
 from dlfc.train.recipe import Recipe, Stage, load_recipe
@@ -317,6 +317,18 @@ def exported(finished: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Cod
     entry = export(network, finished.crops, folder / "trained.safetensors", count=10, token_crops=20, token_steps=30)
     assert entry.name == "trained"
     return Codec.load("trained", device="cpu", models_dir=folder)
+
+
+def test_levels_are_placed_where_the_network_is_asked_to_have_them(finished: Trainer) -> None:
+    network, moved = (load_run(finished.out / "state.pt", TINY) for _ in range(2))
+    place_levels(moved, (0, 60, 80))
+    for part in ("encode_gain", "decode_gain", "prior.vector"):
+        before, after = (each.bottleneck.get_parameter(part) for each in (network, moved))
+        for level, place in ((0.0, 0.0), (1.0, 1.2), (1.5, 1.4), (2.0, 1.6)):
+            expected = at_level(before, torch.tensor([place]))
+            assert torch.allclose(at_level(after, torch.tensor([level])), expected, rtol=1e-6)
+    with pytest.raises(ModelError, match="3 levels, not 2"):
+        place_levels(moved, (0, 100))
 
 
 def test_an_exported_model_codes_a_picture(exported: Codec) -> None:

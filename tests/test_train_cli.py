@@ -52,6 +52,17 @@ def test_slots_of_time_lead_to_a_model(command: list[str], tmp_path: Path) -> No
     assert {path.name for path in tmp_path.glob("mine.*")} == {"mine.safetensors", "mine.json"}
 
 
+def test_levels_are_as_many_as_the_recipe_has_and_go_with_an_export(command: list[str], tmp_path: Path) -> None:
+    alone = run(command, "--levels", "0,50,100")
+    assert (alone.returncode, alone.stderr.count(b"\n")) == (2, 1)
+    few = run(command, "--export", tmp_path / "mine.safetensors", "--levels", "0,100")
+    assert few.returncode == 2
+    assert b"has 3 levels" in few.stderr
+    assert not (tmp_path / "run").exists()
+    placed = run(command, "--export", tmp_path / "mine.safetensors", "--levels", "80,0,60")
+    assert placed.returncode == 0, placed.stderr
+
+
 def test_a_profile_is_a_table_on_standard_output(command: list[str], tmp_path: Path) -> None:
     finished = run(command, "--profile")
     assert finished.returncode == 0, finished.stderr

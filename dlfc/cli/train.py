@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dlfc.cli.messages import say
+from dlfc.cli import values
+from dlfc.cli.messages import UsageProblem, say
 
 EPILOG = """\b
 Examples:
@@ -72,18 +73,32 @@ def train(
             show_default=False,
         ),
     ] = None,
+    levels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            parser=values.parse_qualities,
+            help="Qualities of the run that become the rate levels of the model: its -q 0, then evenly up to 100.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Train a model on photographs, and pack it for coding."""
     from dlfc.errors import ModelError
     from dlfc.files import print_to_stdout
     from dlfc.train.export import export as write
-    from dlfc.train.export import load_run
+    from dlfc.train.export import load_run, place_levels
     from dlfc.train.loop import Trainer
     from dlfc.train.recipe import load_recipe
 
     if export is not None and export.suffix != ".safetensors":
         raise ModelError(f"{export}: the name of a weights file ends in .safetensors")
+    if levels is not None and export is None:
+        raise UsageProblem("--levels goes with --export: it says what is written")
     plan = load_recipe(recipe)
+    places = sorted(map(float, levels.split(","))) if levels else []
+    if places and len(places) != plan.model.levels:
+        raise UsageProblem(f"--levels has {len(places)} qualities, but {recipe} has {plan.model.levels} levels")
     trainer = Trainer(plan, data, metrics, out, validation, start_from=start_from, stage=stage - 1)
     if profile:
         table = trainer.profiled()
@@ -93,5 +108,8 @@ def train(
         trainer.run(minutes=minutes, save_seconds=60 * save_every, validate_seconds=60 * evaluate_every)
     trainer.workers.close()
     if export is not None and not profile and trainer.workers.leads:
-        entry = write(load_run(out / "state.pt", plan.model), trainer.crops, export)
+        network = load_run(out / "state.pt", plan.model)
+        if places:
+            place_levels(network, places)
+        entry = write(network, trainer.crops, export)
         say(f"{entry.weights}: model {entry.name}, {entry.parameters} parameters, fingerprint {entry.fingerprint[:8]}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from dlfc.entropy.prior import ONE, FourPasses, IntegerPrior, to_integers
 from dlfc.entropy.tables import detail_tables, scale_thresholds, token_table
+from dlfc.errors import ModelError
+from dlfc.model.bottleneck import at_level
 from dlfc.model.config import DLFConfig
 from dlfc.model.dlf import DLF
 from dlfc.train.data import Crops
@@ -33,6 +36,20 @@ def load_run(state: Path, config: DLFConfig) -> DLF:
     except (RuntimeError, KeyError, TypeError) as error:
         raise misfit(state, error) from error
     return network.eval()
+
+
+@torch.no_grad()
+def place_levels(network: DLF, qualities: Sequence[float]) -> None:
+    """Make what `network` does at `qualities`, 0 to 100 and rising, its rate levels.
+
+    Raises ModelError if these are not as many as it has.
+    """
+    bottleneck = network.bottleneck
+    if len(qualities) != bottleneck.levels:
+        raise ModelError(f"the network has {bottleneck.levels} levels, not {len(qualities)}")
+    level = torch.tensor(qualities) / 100 * (bottleneck.levels - 1)
+    for vectors in (bottleneck.encode_gain, bottleneck.decode_gain, bottleneck.prior.vector):
+        vectors.copy_(at_level(vectors, level))
 
 
 def export(
