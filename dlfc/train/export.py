@@ -48,7 +48,10 @@ def place_levels(network: DLF, qualities: Sequence[float]) -> None:
     if len(qualities) != bottleneck.levels:
         raise ModelError(f"the network has {bottleneck.levels} levels, not {len(qualities)}")
     level = torch.tensor(qualities) / 100 * (bottleneck.levels - 1)
-    for vectors in (bottleneck.encode_gain, bottleneck.decode_gain, bottleneck.prior.vector):
+    of_levels = [bottleneck.encode_gain, bottleneck.decode_gain, bottleneck.prior.vector]
+    if network.base is not None:
+        of_levels.append(network.base.log_gain)
+    for vectors in of_levels:
         vectors.copy_(at_level(vectors, level))
 
 
