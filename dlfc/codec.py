@@ -28,7 +28,7 @@ from dlfc.formats import (
     unpack_companions,
 )
 from dlfc.model.dlf import Part
-from dlfc.model.linear import Linear, can_pack
+from dlfc.model.linear import Linear, can_pack, packing_pays
 from dlfc.model.vit import joined
 from dlfc.painting import Canvas, Strips, in_strips
 from dlfc.raw import RawPicture
@@ -343,7 +343,7 @@ def _packs(precision: str, purpose: Part, entry: registry.ModelEntry, gpu: bool)
     be.
     """
     if precision == "auto":
-        return not gpu and (purpose == "decode" or entry.parameters >= _LARGE) and can_pack()
+        return not gpu and (purpose == "decode" or entry.parameters >= _LARGE) and packing_pays()
     if precision not in ("float32", "bfloat16"):
         raise ModelError(f"no precision {precision!r}; there are: auto, float32, bfloat16")
     if precision == "bfloat16" and (gpu or not can_pack()):

@@ -19,7 +19,7 @@ from dlfc.likeness import Likeness
 from dlfc.model.bottleneck import SKIP_SCALE, DetailPrior, at_level, gaussian_bits, pass_masks
 from dlfc.model.config import DLFConfig
 from dlfc.model.dlf import DLF, as_floats
-from dlfc.model.linear import can_pack
+from dlfc.model.linear import packing_pays
 
 _TRADE = 0.35  # distance is about proportional to size to the power of minus this
 _WORTH = 0.012  # smaller gains, usual at low rates, are seen by no other measure
@@ -138,7 +138,7 @@ class _Region:
 
     def paint(self, network: DLF, coded: Tensor) -> Tensor:
         """The picture, where it is visible, without noise, which no latent can bring nearer to a photo."""
-        with torch.autocast(coded.device.type, torch.bfloat16, enabled=coded.is_cpu and can_pack()):
+        with torch.autocast(coded.device.type, torch.bfloat16, enabled=coded.is_cpu and packing_pays()):
             picture = network.reconstruct(self._tokens, coded, self._level, quiet=True)
         return picture[:, :, : self._height, : self._width].float()
 

@@ -25,7 +25,7 @@ from dlfc.entropy.tables import detail_tables, gaussian_tables, scale_thresholds
 from dlfc.errors import ModelError
 from dlfc.model.config import PAPER, DLFConfig
 from dlfc.model.dlf import DLF
-from dlfc.model.linear import can_pack
+from dlfc.model.linear import can_pack, packing_pays
 from dlfc.zoo import published, registry, store, weights_file
 
 # The published mechanisms with heads of 64, as small as those allow.
@@ -459,7 +459,23 @@ def test_half_a_model_is_checked_for_damage_in_that_half(tmp_path: Path) -> None
             store.load(entry, CPU, "encode", packed=packed)
 
 
-@pytest.mark.skipif(not can_pack(), reason="this processor does not multiply 16-bit numbers faster")
+@pytest.mark.parametrize(
+    ("capabilities", "pays"),
+    [
+        ({"cpu_name": "Intel Xeon", "amx_bf16": False}, False),
+        ({"cpu_name": "Intel Xeon", "amx_bf16": True}, True),
+        ({"cpu_name": "AMD EPYC", "amx_bf16": False}, True),
+        ({}, True),
+    ],
+)
+def test_weights_are_packed_unless_the_processor_multiplies_16_bits_slowly(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, object], pays: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert packing_pays() == (pays and can_pack())
+
+
+@pytest.mark.skipif(not can_pack(), reason="this processor has no instructions for 16-bit numbers")
 def test_weights_in_16_bits_change_a_picture_little_and_no_symbol_of_a_file(tmp_path: Path) -> None:
     entry, image = install(tmp_path, config=SMALL), photo(300, 200)
     exact, packed = (Codec(store.load(entry, CPU, packed=packed)) for packed in (False, True))

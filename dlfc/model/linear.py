@@ -6,6 +6,8 @@ Packed in 16 bits (bfloat16) it is more than twice as fast on processors that ha
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -93,6 +95,16 @@ def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tenso
 
 
 def can_pack() -> bool:
-    """Whether this processor multiplies numbers of 16 bits faster than those of 32."""
+    """Whether this processor has instructions for numbers of 16 bits."""
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return _ONEDNN and supported is not None and bool(supported())
+
+
+def packing_pays() -> bool:
+    """Whether it multiplies those faster than numbers of 32 bits.
+
+    Intel's do so by AMX alone, which virtual machines may hide; without it, 16 bits take up to four times as long.
+    """
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    by_intel = "Intel" in capabilities.get("cpu_name", "")
+    return can_pack() and (not by_intel or capabilities.get("amx_bf16", False))

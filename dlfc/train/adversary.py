@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dlfc.train.optimiser import load_optimiser
+from dlfc.train.precision import narrowed
 
 LEAK = 0.2
 GROUPS = 32
@@ -85,7 +86,7 @@ class Adversary:
         """Hinge loss of the generator, and the mean distance of features; gradients flow to `image`."""
         for parameter in self.parameters:
             parameter.requires_grad_(False)
-        with torch.autocast(image.device.type, torch.bfloat16):
+        with narrowed(image.device):
             *made, verdict = self.network(image)
             with torch.no_grad():
                 *real, _ = self.network(target)
@@ -96,7 +97,7 @@ class Adversary:
         """Hinge loss of the discriminator; gradients flow to it only."""
         for parameter in self.parameters:
             parameter.requires_grad_(True)
-        with torch.autocast(image.device.type, torch.bfloat16):
+        with narrowed(image.device):
             made, real = self.network(torch.cat([image.detach(), target]))[-1].float().chunk(2)
         return 0.5 * (F.relu(1 + made).mean() + F.relu(1 - real).mean())
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from dlfc.model.dlf import DLF, Reconstruction
 from dlfc.train import vqgan
 from dlfc.train.perceptual import NAMES, Perceptual
+from dlfc.train.precision import narrowed
 from dlfc.train.recipe import Stage
 
 T = TypeVar("T")
@@ -138,7 +139,7 @@ class Objective:
     def of_pixels(self, call: Callable[[Tensor, Tensor], Reconstruction], model: DLF, batch: Batch) -> Outcome:
         """End to end: `call` is the whole `model`, compiled or not."""
         stage, x = self.stage, batch.x
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with narrowed(x.device):
             out = call(x, batch.level)
         target, image = x * 0.5 + 0.5, out.image.float() * 0.5 + 0.5
         pictures, terms = self.compare(image, target, batch.margin)
@@ -163,7 +164,7 @@ class Objective:
         stage, x = self.stage, batch.x
         with torch.no_grad():
             aim = vqgan.quantise(encoder, model.mixture, x)
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with narrowed(x.device):
             out = call(x, batch.level)
         logits = out.logits.float().permute(0, 3, 1, 2)
         unit = F.normalize(out.token_inputs.float(), dim=-1)

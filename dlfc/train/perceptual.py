@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dlfc.errors import ModelError
 from dlfc.evaluate.inception import InceptionTrunk
 from dlfc.evaluate.lpips import Lpips
+from dlfc.train.precision import narrowed
 
 NAMES = ("lpips", "vgg", "inception")
 
@@ -87,5 +88,5 @@ class Perceptual:
 
     def distance(self, name: str, image: Tensor, target: Tensor, compiled: bool = False) -> Tensor:
         """Mean distance of pictures N 3 H W in [0, 1]; gradients flow to `image` only."""
-        with torch.autocast(image.device.type, torch.bfloat16):
+        with narrowed(image.device):
             return self.load(name, compiled)(image, target).mean()

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dlfc.model.config import DLFConfig
 from dlfc.model.dlf import DLF
 from dlfc.model.generator import MapAttention, ResidualBlock
+from dlfc.train.precision import narrowed
 
 BLOCKS = 2  # per level, as published
 COMMITMENT = 0.25  # of the latent to its entry, as published
@@ -74,7 +74,7 @@ class Coded:
 
 def quantise(encoder: VqganEncoder, mixture: Tensor, x: Tensor) -> Coded:
     """Encode `x` B 3 H W in [-1, 1] and take the nearest entries of `mixture` (entries, dim)."""
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with narrowed(x.device):
         z = encoder(x)
     z = z.float().permute(0, 2, 3, 1)
     far = z.detach().square().sum(-1, keepdim=True) - 2 * z.detach() @ mixture.detach().T
@@ -88,5 +88,5 @@ def quantise(encoder: VqganEncoder, mixture: Tensor, x: Tensor) -> Coded:
 def reconstruct(encoder: VqganEncoder, model: DLF, x: Tensor) -> tuple[Tensor, Coded]:
     """The picture B 3 H W that the VQGAN alone makes of `x`, and what it went through."""
     coded = quantise(encoder, model.mixture, x)
-    with torch.autocast(x.device.type, torch.bfloat16):
+    with narrowed(x.device):
         return model.generator(coded.passing), coded
