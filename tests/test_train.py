@@ -146,6 +146,8 @@ def test_the_recipe_of_the_default_model_is_valid() -> None:
         ("[model]", "[modle]"),
         ("levels = 2", "levls = 2"),
         ("levels = 2", "levels = 2\nlatent_dim = 6"),
+        ("steps = ", "first_lambda = [5]\nsteps = "),
+        ("steps = ", "first_lambda = -1\nsteps = "),
         ("levels = 2", "levels = 3"),
         ("target_bpp = [0.1, 0.2]", "target_bpp = 0.1"),
         ("[model]\nlevels = 2", "model = 2"),
@@ -215,6 +217,11 @@ def test_the_rate_controller_raises_the_weight_of_a_level_that_spends_too_much()
     assert between.item() == pytest.approx(controller.log_lambda[:2].mean().item(), rel=1e-5)
 
 
+def test_the_rate_controller_begins_where_it_is_told() -> None:
+    controller = RateController(TARGETS, first_lambda=(80.0, 20.0, 3.0), rate=0.1)
+    assert controller.weight(torch.tensor([0.0, 1.0, 2.0])).tolist() == pytest.approx([80.0, 20.0, 3.0])
+
+
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +271,21 @@ def test_a_run_can_start_from_the_weights_of_another(
     assert same(other.nets.model, finished.learner.averaged.model)
     assert same(other.learner.averaged.model, finished.learner.averaged.model)
     assert other.learner.step == 0
+
+
+def test_a_run_can_start_from_a_model(finished: Trainer, data: Path, metrics: Path, tmp_path: Path) -> None:
+    export(load_run(finished.out / "state.pt", TINY), finished.crops, tmp_path / "made.safetensors", count=4)
+    first = replace(RECIPE.stages[0], first_lambda=(9.0, 8.0, 7.0))
+    recipe = replace(RECIPE, stages=(first,))
+    run = Trainer(recipe, data, metrics, tmp_path / "run", None, start_from=tmp_path / "made.safetensors")
+    for ours, theirs in zip(run.nets.model.parameters(), finished.learner.averaged.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)  # weights of 16 bits, a prior of 14
+    assert run.learner.controller.log_lambda.exp().tolist() == pytest.approx([9.0, 8.0, 7.0])
+    wider = replace(recipe, model=replace(TINY, mixture_dim=16))
+    with pytest.raises(ModelError, match=r"made\.safetensors: does not fit"):
+        Trainer(wider, data, metrics, tmp_path / "other", None, start_from=tmp_path / "made.safetensors")
+    with pytest.raises(ModelError, match="no model 'nowhere'"):
+        Trainer(recipe, data, metrics, tmp_path / "third", None, start_from=Path("nowhere"))
 
 
 def test_the_state_of_another_recipe_is_refused_in_one_line(

@@ -55,7 +55,11 @@ def train(
     ] = None,
     start_from: Annotated[
         Path | None,
-        typer.Option(metavar="STATE", help="Begin with the weights of another run's state.pt.", show_default=False),
+        typer.Option(
+            metavar="START",
+            help="Begin with the weights of another run's state.pt, or of a model: its name or .safetensors file.",
+            show_default=False,
+        ),
     ] = None,
     stage: Annotated[int, typer.Option(min=1, metavar="N", help="Begin a fresh run at this stage.")] = 1,
     save_every: Annotated[float, typer.Option(min=0.0, metavar="M", help="Minutes from one save to the next.")] = 5.0,

@@ -22,7 +22,7 @@ from dlfc.train.parallel import Workers
 from dlfc.train.perceptual import Perceptual
 from dlfc.train.profile import Profile
 from dlfc.train.recipe import Recipe, Stage
-from dlfc.train.state import misfit, read_state
+from dlfc.train.state import misfit, read_start, read_state
 from dlfc.train.stopping import asked_to_stop
 from dlfc.train.variety import Variety
 from dlfc.train.vqgan import VqganEncoder
@@ -36,8 +36,8 @@ UNTIMED_STEPS = 3  # before a profile: kernels are chosen and compiled in them
 class Trainer:
     """One run in one folder: `state.pt` to resume from, `log.csv`, `validation.csv`, `tokens.csv`, and pictures.
 
-    A fresh run begins at `stage`, counted from 0, with the weights of `start_from`, another run's state, or with those
-    of a data-dependent start.
+    A fresh run begins at `stage`, counted from 0, with the weights of `start_from`, another run's state or a model, or
+    with those of a data-dependent start.
     """
 
     def __init__(
@@ -141,16 +141,19 @@ class Trainer:
 
     # --- state --------------------------------------------------------------------------------------------------------
 
-    def _take(self, state: Path) -> Tensor:
-        """Take the averaged weights of another run, without what its optimiser knew; returns its lambdas."""
-        weights = read_state(state)
+    def _take(self, start: Path) -> Tensor | None:
+        """Take the averaged weights of another run, without what its optimiser knew, or those of a model.
+
+        Returns the run's lambdas; a model does not know them.
+        """
+        weights = read_start(start)
         try:
             self.nets.model.load_state_dict(weights["averaged"])
             if self.nets.teacher is not None and "averaged_teacher" in weights:
                 self.nets.teacher.load_state_dict(weights["averaged_teacher"])
-            return weights["log_lambda"]
+            return weights.get("log_lambda")
         except (RuntimeError, KeyError, TypeError) as error:
-            raise misfit(state, error) from error
+            raise misfit(start, error) from error
 
     def _resume(self, path: Path) -> None:
         state = read_state(path)

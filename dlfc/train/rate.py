@@ -14,14 +14,22 @@ from dlfc.model.bottleneck import at_level
 class RateController:
     """One lambda per level, raised while the level spends more than its target and lowered while it spends less.
 
+    They begin at `first_lambda`; if that is one number, the middle level does, and the others lie around it.
     Its state lies on `device`, so that a step need not wait for what the device computes.
     """
 
     def __init__(
-        self, target_bpp: Sequence[float], first_lambda: float, rate: float, device: torch.device | str = "cpu"
+        self,
+        target_bpp: Sequence[float],
+        first_lambda: float | Sequence[float],
+        rate: float,
+        device: torch.device | str = "cpu",
     ) -> None:
         log_target = torch.tensor(target_bpp).log()
-        log_lambda = math.log(first_lambda) - 0.7 * (log_target - log_target[len(target_bpp) // 2])
+        if isinstance(first_lambda, Sequence):
+            log_lambda = torch.tensor(first_lambda).log()
+        else:
+            log_lambda = math.log(first_lambda) - 0.7 * (log_target - log_target[len(target_bpp) // 2])
         self.log_target, self.log_lambda = log_target.to(device), log_lambda.to(device)
         self.levels = torch.arange(len(target_bpp), device=device)
         self.rate = rate

@@ -81,7 +81,9 @@ class Stage:
     index_weight: float = 0.25  # of the cross-entropy of the mixture's weights
 
     # rate
-    first_lambda: float = 5.0  # of bits per pixel, before the controller has steered it
+    # Of bits per pixel, before the controller has steered them: one for each level, or one for the middle level, from
+    # which the others follow.
+    first_lambda: float | tuple[float, ...] = 5.0
     controller_rate: float = 0.01
 
     def __post_init__(self) -> None:
@@ -106,6 +108,8 @@ class Stage:
             raise ValueError("adversarial_every must be at least 1")
         if self.optimiser not in OPTIMISERS:
             raise ValueError(f"optimiser {self.optimiser!r}; there are: {', '.join(OPTIMISERS)}")
+        if min(self.first_lambda if isinstance(self.first_lambda, tuple) else (self.first_lambda,), default=0) <= 0:
+            raise ValueError("first_lambda must be above 0")
         if len(self.betas) != 2:
             raise ValueError("betas must be two numbers")
         if self.compile and self.adversarial_adaptive:
@@ -154,6 +158,9 @@ class Recipe:
             raise ValueError(f"{self.model.levels} rate levels need as many target_bpp")
         if not self.stages:
             raise ValueError("no stages")
+        for first in (stage.first_lambda for stage in self.stages):
+            if isinstance(first, tuple) and len(first) != self.model.levels:
+                raise ValueError(f"{self.model.levels} rate levels need as many first_lambda, or one")
         if any(stage.crop_px % self.model.tile_px for stage in self.stages):
             raise ValueError(f"crop_px must be a multiple of a tile, {self.model.tile_px}")
         if self.model.base_components and any(stage.task != "pixels" for stage in self.stages):

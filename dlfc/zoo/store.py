@@ -29,7 +29,7 @@ from dlfc.model.dlf import DLF, Part
 from dlfc.zoo import weights_file
 from dlfc.zoo.registry import ModelEntry
 
-_PRIOR = "bottleneck.prior."  # the float prior, which files do not need
+PRIOR = "bottleneck.prior."  # the float prior, which files do not need
 _TOKEN_PRIOR = "token_prior."
 
 
@@ -69,7 +69,7 @@ def save(
     ModelError if the prior does not fit fixed point.
     """
     kind = torch.float16 if half else torch.float32
-    state = {k: v for k, v in network.state_dict().items() if not k.startswith(_PRIOR)}
+    state = {k: v for k, v in network.state_dict().items() if not k.startswith(PRIOR)}
     tensors = {f"network.{k}": v.detach().cpu().to(kind).contiguous() for k, v in state.items()}
     integers = {f"prior.{k}": v.cpu().contiguous() for k, v in to_integers(network.bottleneck.prior).items()}
     tensors.update(integers)
