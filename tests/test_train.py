@@ -288,6 +288,36 @@ def test_a_run_can_start_from_a_model(finished: Trainer, data: Path, metrics: Pa
         Trainer(recipe, data, metrics, tmp_path / "third", None, start_from=Path("nowhere"))
 
 
+def test_a_latent_can_grow_and_what_it_carried_stays_as_it_was(
+    finished: Trainer, data: Path, metrics: Path, tmp_path: Path
+) -> None:
+    wider = replace(RECIPE, model=replace(TINY, latent_dim=TINY.latent_dim + 4))
+    run = Trainer(wider, data, metrics, tmp_path / "run", None, start_from=finished.out / "state.pt")
+    old, new = finished.learner.averaged.model, run.learner.averaged.model
+    kept = torch.arange(TINY.latent_dim + 4).view(4, -1)[:, : TINY.latent_dim // 4].reshape(-1)
+    x, level = finished.crops.batch(2), torch.tensor([0.5, 1.5])
+    with torch.inference_mode():
+        made = []
+        for network in (old, new):
+            inputs, features = network.analyse_tokens(x)
+            tokens = network.codebook.nearest(inputs).view(inputs.shape[:2])
+            latent = network.analyse_detail(x, features, tokens, level)
+            made.append((network, tokens, network.bottleneck.quantise(latent, level)))
+        torch.testing.assert_close(made[1][2].scales[:, kept], made[0][2].scales, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(made[1][2].values[:, kept], made[0][2].values, rtol=1e-4, atol=1e-4)
+        coded = made[1][2].values * made[1][2].step
+        alone = torch.zeros_like(coded)
+        alone[:, kept] = coded[:, kept]
+        before = old.reconstruct(made[0][1], made[0][2].values * made[0][2].step, level)
+        torch.testing.assert_close(new.reconstruct(made[1][1], alone, level), before, rtol=1e-4, atol=1e-4)
+        errors = [
+            ((network.base_image(tokens, q.values * q.step, level) - x) ** 2).mean() for network, tokens, q in made
+        ]
+    assert coded[:, kept].abs().sum() < coded.abs().sum()
+    assert errors[1] < errors[0]
+    run.train_step()
+
+
 def test_the_state_of_another_recipe_is_refused_in_one_line(
     finished: Trainer, data: Path, metrics: Path, tmp_path: Path
 ) -> None:

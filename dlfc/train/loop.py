@@ -16,6 +16,7 @@ from dlfc.evaluate.lpips import Lpips
 from dlfc.model.dlf import DLF
 from dlfc.train.data import Crops, Photos, load_photos
 from dlfc.train.evaluation import Distance, evaluate
+from dlfc.train.growth import GROWTH_CROPS, is_narrower, widen_latent
 from dlfc.train.learner import Learner, Pair
 from dlfc.train.logbook import Logbook
 from dlfc.train.parallel import Workers
@@ -148,7 +149,12 @@ class Trainer:
         """
         weights = read_start(start)
         try:
-            self.nets.model.load_state_dict(weights["averaged"])
+            if is_narrower(weights["averaged"], self.nets.model):
+                if self.workers.leads:
+                    crops = Crops(self.photos, self.recipe.model.tile_px, self.recipe.seed).batch(GROWTH_CROPS).cpu()
+                    widen_latent(weights["averaged"], self.nets.model, crops)
+            else:
+                self.nets.model.load_state_dict(weights["averaged"])
             if self.nets.teacher is not None and "averaged_teacher" in weights:
                 self.nets.teacher.load_state_dict(weights["averaged_teacher"])
             return weights.get("log_lambda")

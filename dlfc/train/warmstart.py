@@ -29,11 +29,11 @@ def warm_start(model: DLF, crops: Tensor, target_bpp: list[float]) -> None:
     with torch.no_grad():
         _start_tokens(model, model.base, crops)
         deviations = _start_detail(model, model.base, crops, target_bpp)
-        _start_prior(model, deviations)
-        _silence(model)
+        start_prior(model, deviations)
+        silence(model)
 
 
-def _principal(samples: Tensor, count: int) -> Tensor:
+def principal(samples: Tensor, count: int) -> Tensor:
     """The first `count` principal directions (count, dim) of `samples` (n, dim), taken about zero."""
     torch.manual_seed(0)
     _, _, v = torch.svd_lowrank(samples, q=count + 8, niter=3)
@@ -45,7 +45,7 @@ def _start_tokens(model: DLF, base: LinearBase, crops: Tensor) -> None:
     regions = cut_patches(crops, *config.base_region_px).flatten(0, 2)
     mean = regions.mean(0)
     pick = torch.randperm(len(regions), generator=torch.Generator().manual_seed(0))[:20000]
-    basis = _principal(regions[pick] - mean, config.base_components)
+    basis = principal(regions[pick] - mean, config.base_components)
     coefficients = (regions - mean) @ basis.T
     used = config.token_dim - 1  # the last dimension is constant, so that directions carry magnitudes too
     spread = coefficients[:, :used].square().sum(1).mean().sqrt()
@@ -100,7 +100,7 @@ def _start_detail(model: DLF, base: LinearBase, crops: Tensor, target_bpp: list[
     )
     cells = cut_patches(rest, config.cell_px, config.cell_px).flatten(0, 2)
     pick = torch.randperm(len(cells), generator=torch.Generator().manual_seed(2))[:30000]
-    basis = _principal(cells[pick], config.latent_dim)
+    basis = principal(cells[pick], config.latent_dim)
     base.detail_in.weight.copy_(basis)
     base.detail_out.weight.copy_(basis.T)
     coefficients = cells @ basis.T
@@ -113,11 +113,11 @@ def _start_detail(model: DLF, base: LinearBase, crops: Tensor, target_bpp: list[
             step = math.sqrt(low * high)
             low, high = (step, high) if _entropy(coefficients / step) > budget else (low, step)
         base.log_gain[level] = -math.log(high)
-        deviations.append(_scale_of((coefficients / high).round()))
+        deviations.append(scale_of((coefficients / high).round()))
     return torch.stack(deviations)
 
 
-def _scale_of(symbols: Tensor) -> Tensor:
+def scale_of(symbols: Tensor) -> Tensor:
     """The Gaussian scale of each column of integers: of as many zeros where most are zero, else the deviation."""
     nonzero = (symbols != 0).float().mean(0).clamp(1e-5, 0.9)
     by_zeros = 0.5 / (math.sqrt(2) * torch.erfinv(1 - nonzero))
@@ -134,7 +134,7 @@ def _entropy(values: Tensor) -> float:
     return bits
 
 
-def _start_prior(model: DLF, deviations: Tensor) -> None:
+def start_prior(model: DLF, deviations: Tensor) -> None:
     """Make the prior say: step 1, the given scales at each level in every pass, means 0."""
     prior = model.bottleneck.prior
     c = model.config.latent_dim
@@ -179,7 +179,7 @@ class _Convolution(Protocol):
     bias: Tensor
 
 
-def _silence(model: DLF) -> None:
+def silence(model: DLF) -> None:
     """The network's additions to the linear base start at zero."""
     last = _depth_block(model.bottleneck.encode_out[-1])
     for module in (model.encoder.to_token, model.generator.conv_out, last.conv2, last.adaptor, last.contract):

@@ -1,0 +1,95 @@
+"""A wider detail latent for a trained network: new channels for what the old ones leave.
+
+The new channels begin as principal components of the linear base's error. The old ones go on as before: nothing that
+they say depends on the new ones, until training makes it so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from dlfc.errors import ModelError
+from dlfc.model.base import LinearBase, cut_patches
+from dlfc.model.bottleneck import PASS_POSITIONS
+from dlfc.model.dlf import DLF
+from dlfc.train.warmstart import principal, scale_of, silence, start_prior
+
+GROWTH_CROPS = 480
+_TOGETHER = 8
+_COARSENESS = 1.15  # of the new channels' steps, by the middle one of the old: what the generator adds needs no bits
+_VECTOR = "bottleneck.prior.vector"
+_OF_CHANNELS = (_VECTOR, "base.log_gain", "base.detail_out.weight")  # each column tells of its own channel alone
+
+
+def is_narrower(weights: Mapping[str, Tensor], network: DLF) -> bool:
+    """Whether `weights` are of a network with a linear base and fewer channels of the latent than `network`."""
+    vector = weights.get(_VECTOR)
+    return network.base is not None and vector is not None and vector.shape[1] < network.config.latent_dim
+
+
+@torch.no_grad()
+def widen_latent(weights: Mapping[str, Tensor], network: DLF, crops: Tensor) -> None:
+    """Fill `network` from `weights` of one that is the same but for fewer channels of the latent.
+
+    `crops` N 3 H W in [-1, 1], of whole tiles, show what those channels leave. Raises ModelError or RuntimeError if the
+    two networks differ in more than that.
+    """
+    base = network.base
+    assert base is not None
+    count, more = weights[_VECTOR].shape[1], network.config.latent_dim
+    if count % len(PASS_POSITIONS):
+        raise ModelError(f"a latent of {count} channels has no groups to grow")
+    narrow = DLF(replace(network.config, latent_dim=count)).eval()
+    narrow.load_state_dict(weights)
+    assert narrow.base is not None
+    by_group = torch.arange(more).view(len(PASS_POSITIONS), -1)  # channels are coded in groups, and each takes some
+    kept, added = by_group[:, : count // 4].reshape(-1), by_group[:, count // 4 :].T.reshape(-1)
+
+    basis, coefficients = _components(narrow, narrow.base, crops, len(added))
+    steps = narrow.bottleneck.prior.start(narrow.bottleneck.prior.vector, 1, 1)[0][:, :, 0, 0]
+    sizes = _COARSENESS * (steps * (-narrow.base.log_gain).exp()).median(1).values  # of a symbol, for each level
+    deviations = torch.ones(len(sizes), more)
+    deviations[:, added] = torch.stack([scale_of((coefficients / size).round()) for size in sizes])
+    start_prior(network, deviations)
+    silence(network)
+    base.detail_in.weight[added], base.detail_out.weight[:, added] = basis, basis.T
+    base.log_gain[:, added] = -sizes.log()[:, None]
+
+    def place(old: int, new: int) -> Tensor:
+        """Where rows or columns of the narrow network lie in the wide one; they are one or more blocks of channels."""
+        blocks = torch.arange(old // count)[:, None]
+        return torch.arange(old) if old == new else (blocks * more + kept).view(-1)
+
+    wide = network.state_dict()
+    if wide.keys() != weights.keys():
+        raise ModelError("the latent cannot grow to as many channels as the detail branch has")
+    for name, value in wide.items():
+        old = weights[name]
+        rows = place(len(old), len(value))
+        if name not in _OF_CHANNELS:
+            value[rows] = 0  # what the old ones would hear from the new ones
+        if value.dim() == 1:
+            value[rows] = old
+        else:
+            value[rows[:, None], place(old.shape[1], value.shape[1])] = old
+
+
+def _components(narrow: DLF, base: LinearBase, crops: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Directions (count, pixels of a cell) of what the base cannot show, and their coefficients in all cells."""
+    known, _ = torch.linalg.qr(base.detail_out.weight)
+    errors = []
+    for x in crops.split(_TOGETHER):
+        level = torch.full((len(x),), narrow.config.levels - 1.0)
+        inputs, features = narrow.analyse_tokens(x)
+        tokens = narrow.codebook.nearest(inputs).view(inputs.shape[:2])
+        shown = narrow.base_image(tokens, narrow.analyse_detail(x, features, tokens, level), level)
+        assert shown is not None
+        error = cut_patches(x - shown, narrow.config.cell_px, narrow.config.cell_px).flatten(0, 2)
+        errors.append(error - (error @ known) @ known.T)
+    rest = torch.cat(errors)
+    basis = principal(rest, count)
+    return basis, rest @ basis.T
