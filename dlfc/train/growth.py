@@ -41,13 +41,14 @@ def widen_latent(weights: Mapping[str, Tensor], network: DLF, crops: Tensor) -> 
     base = network.base
     assert base is not None
     count, more = weights[_VECTOR].shape[1], network.config.latent_dim
-    if count % len(PASS_POSITIONS):
+    groups = len(PASS_POSITIONS)
+    if count % groups:
         raise ModelError(f"a latent of {count} channels has no groups to grow")
     narrow = DLF(replace(network.config, latent_dim=count)).eval()
     narrow.load_state_dict(weights)
     assert narrow.base is not None
-    by_group = torch.arange(more).view(len(PASS_POSITIONS), -1)  # channels are coded in groups, and each takes some
-    kept, added = by_group[:, : count // 4].reshape(-1), by_group[:, count // 4 :].T.reshape(-1)
+    by_group = torch.arange(more).view(groups, -1)  # channels are coded in groups, and each takes some
+    kept, added = by_group[:, : count // groups].reshape(-1), by_group[:, count // groups :].T.reshape(-1)
 
     basis, coefficients = _components(narrow, narrow.base, crops, len(added))
     steps = narrow.bottleneck.prior.start(narrow.bottleneck.prior.vector, 1, 1)[0][:, :, 0, 0]
