@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from dlfc.evaluate.ordinary import FACTORS, OrdinaryCodec, largest_fitting
+from dlfc.evaluate.ordinary import FACTORS, OrdinaryCodec, enlarged, largest_fitting, reduced
 
 if TYPE_CHECKING:
     from dlfc.codec import Codec
@@ -107,7 +107,7 @@ class _Rival:
         self._codec = codec
         self._image = image
         self._pixels = np.asarray(image, np.float32)
-        self._scaled = {factor: _reduced(image, factor) for factor in FACTORS}
+        self._scaled = {factor: reduced(image, factor) for factor in FACTORS}
         self._files: dict[tuple[int, int], bytes] = {}
 
     def within(self, limit_bytes: int) -> Version:
@@ -143,10 +143,5 @@ class _Rival:
     def _error(self, key: tuple[int, int]) -> float:
         """Mean squared error at full size."""
         with Image.open(BytesIO(self._file(*key))) as file:
-            picture = file.convert("RGB").resize(self._image.size, Image.Resampling.LANCZOS)
+            picture = enlarged(file, self._image.size)
         return float(np.square(np.asarray(picture, np.float32) - self._pixels).mean())
-
-
-def _reduced(image: Image.Image, factor: int) -> Image.Image:
-    width_px, height_px = (max(1, round(side / factor)) for side in image.size)
-    return image if factor == 1 else image.resize((width_px, height_px), Image.Resampling.LANCZOS)

@@ -105,7 +105,7 @@ class PhotoInOrdinaryFiles:
         versions = ", ".join(codec.version() for codec in ORDINARY.values() if codec.available())
         pixels = hashlib.sha256(image.tobytes()).hexdigest()
         self._cache = Cache(folder, name, f"{pixels} {image.size}; {versions}; weights {weights}")
-        self._scaled = cache(self._scale)
+        self._scaled = cache(partial(reduced, image))
 
     def best_within(self, codec: OrdinaryCodec, limit_bytes: int) -> list[Score]:
         """The largest file of at most `limit_bytes` for each factor that allows one, decoded and measured."""
@@ -121,10 +121,6 @@ class PhotoInOrdinaryFiles:
         """Keep what was found for another run."""
         self._cache.save()
 
-    def _scale(self, factor: int) -> Image.Image:
-        width_px, height_px = (max(1, round(side / factor)) for side in self._image.size)
-        return self._image if factor == 1 else self._image.resize((width_px, height_px), Image.Resampling.LANCZOS)
-
     def _size(self, codec: OrdinaryCodec, factor: int, quality: int) -> int:
         entry = self._cache.entry(_key(codec, factor, quality))
         if "bytes" not in entry:
@@ -137,13 +133,24 @@ class PhotoInOrdinaryFiles:
         asked = set(entry.get("measured", ()))  # a measure may give no value for a small photo
         if not wanted <= asked:
             with Image.open(BytesIO(codec.save(self._scaled(factor), quality))) as file:
-                picture = file.convert("RGB").resize(self._image.size, Image.Resampling.LANCZOS)
+                picture = enlarged(file, self._image.size)
             if self._photo is None:
                 self._photo = self._judge.look(self._image)
             entry["values"] = entry.get("values", {}) | self._judge.compare(self._judge.look(picture), self._photo)
             entry["measured"] = sorted(asked | wanted)
         pixels = self._image.width * self._image.height
         return Score(codec.name, self._name, _key(codec, factor, quality), entry["bytes"], pixels, entry["values"])
+
+
+def reduced(image: Image.Image, factor: int) -> Image.Image:
+    """`image` with both sides divided by `factor`; itself if that is 1."""
+    width_px, height_px = (max(1, round(side / factor)) for side in image.size)
+    return image if factor == 1 else image.resize((width_px, height_px), Image.Resampling.LANCZOS)
+
+
+def enlarged(image: Image.Image, size_px: tuple[int, int]) -> Image.Image:
+    """What `reduced` made smaller, at its width and height before, in RGB."""
+    return image.convert("RGB").resize(size_px, Image.Resampling.LANCZOS)
 
 
 def largest_fitting(size_of: Callable[[int], int], lowest: int, highest: int, limit_bytes: int) -> int | None:

@@ -23,6 +23,7 @@ import torch
 from PIL import Image
 
 from dlfc.evaluate.measures import Judge
+from dlfc.evaluate.ordinary import enlarged, reduced
 from dlfc.evaluate.photos import Photo, find_photos
 
 FACTORS = (1, 2)
@@ -52,8 +53,7 @@ def points_of(photo: Photo, ffmpeg: str, judge: Judge) -> Points:
 def _files(picture: Image.Image, factor: int, ffmpeg: str, folder: Path) -> Iterator[tuple[float, Image.Image]]:
     """Rates and pictures of the files of `picture`, which is made smaller by `factor` before."""
     source, coded, back = (folder / name for name in ("source.png", "coded.266", "back.png"))
-    size = (picture.width // factor, picture.height // factor)
-    (picture if factor == 1 else picture.resize(size, Image.Resampling.LANCZOS)).save(source)
+    reduced(picture, factor).save(source)
     common = [ffmpeg, "-y", "-hide_banner", "-loglevel", "error", "-nostdin", "-threads", "1"]
     scaler = ["-sws_flags", COLOURS, "-pix_fmt"]
     for qp in QPS:
@@ -63,7 +63,7 @@ def _files(picture: Image.Image, factor: int, ffmpeg: str, folder: Path) -> Iter
         if bpp >= LOWEST_BPP:
             _run([*common, "-f", "vvc", "-i", coded, *scaler, "rgb24", back])
             with Image.open(back) as file:
-                yield bpp, file.convert("RGB").resize(picture.size, Image.Resampling.LANCZOS)
+                yield bpp, enlarged(file, picture.size)
         if bpp > HIGHEST_BPP:
             return
 
