@@ -400,7 +400,7 @@ def test_bytes_in_bands_are_analysed_as_floats_in_one_piece(monkeypatch: pytest.
     pixels = torch.randint(256, (2, 3, 192, 128), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         inputs, features = network.analyse_tokens(as_floats(pixels))
-        tokens = network.codebook.nearest(inputs).view(inputs.shape[:2])
+        tokens = network.codebook.nearest(inputs)
         latent = network.analyse_detail(as_floats(pixels), features, tokens, level)
         picture = network.reconstruct(tokens, latent, level)
         monkeypatch.setattr(dlf, "BAND_PX", 1)

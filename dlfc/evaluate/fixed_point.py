@@ -31,7 +31,7 @@ def compare(network: DLF, pixels: np.ndarray, quality: int) -> tuple[float, floa
     level = torch.tensor([quality / 100 * (config.levels - 1)])
     x = pad_to_tiles(to_tensor(pixels[None]), config.tile_px)
     inputs, features = network.analyse_tokens(x)
-    tokens = network.codebook.nearest(inputs).view(inputs.shape[:2])
+    tokens = network.codebook.nearest(inputs)
     latent = network.analyse_detail(x, features, tokens, level)
     quantised = network.bottleneck.quantise(latent, level)
     float_bits = float((quantised.bits * (quantised.scales >= SKIP_SCALE)).sum())

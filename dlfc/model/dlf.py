@@ -33,10 +33,10 @@ class Codebook(nn.Module):
         self.entries = random_parameter(size, dim)
 
     def nearest(self, z: Tensor) -> Tensor:
-        """`z` ... dim -> index of the nearest entry (squared distance of unit vectors; the first minimum wins)."""
+        """`z` ... dim -> ... indices of the nearest entries (squared distance of unit vectors; the first wins)."""
         with torch.autocast(z.device.type, enabled=False):  # neighbours differ by less than 16 bits can tell
-            z, e = F.normalize(z.float(), dim=-1).reshape(-1, z.shape[-1]), F.normalize(self.entries, dim=-1)
-            return joined(self._nearest(part, e) for part in parts(z, _CODED_AT_ONCE))
+            unit, e = F.normalize(z.float(), dim=-1).reshape(-1, z.shape[-1]), F.normalize(self.entries, dim=-1)
+            return joined(self._nearest(part, e) for part in parts(unit, _CODED_AT_ONCE)).view(z.shape[:-1])
 
     @staticmethod
     def _nearest(z: Tensor, e: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ class DLF(nn.Module):
         _, _, h, w = x.shape
         x = pad_to_tiles(x, self.config.tile_px)
         z, detail = self.analyse_tokens(x)
-        tokens = self.codebook.nearest(z.float()).view(z.shape[:2])
+        tokens = self.codebook.nearest(z)
         vectors = self.codebook.lookup(tokens)
         if self.training:  # gradients pass the quantiser
             unit = F.normalize(z.float(), dim=-1)

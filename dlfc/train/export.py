@@ -82,7 +82,7 @@ def export(
             quality = 100.0 * (i % (2 * config.levels - 1)) / (2 * config.levels - 2)
             level = torch.tensor([quality / 100 * (config.levels - 1)])
             inputs, features = network.analyse_tokens(x)
-            tokens = network.codebook.nearest(inputs).view(inputs.shape[:2])
+            tokens = network.codebook.nearest(inputs)
             token_counts += np.bincount(tokens.view(-1).numpy(), minlength=config.codebook_size)
             latent = network.analyse_detail(x, features, tokens, level)[0]
             passes = FourPasses(prior, thresholds, round(2 * quality), (cells, cells), (cells, cells))

@@ -86,7 +86,7 @@ def _components(narrow: DLF, base: LinearBase, crops: Tensor, count: int) -> tup
     for x in crops.split(_TOGETHER):
         level = torch.full((len(x),), narrow.config.levels - 1.0)
         inputs, features = narrow.analyse_tokens(x)
-        tokens = narrow.codebook.nearest(inputs).view(inputs.shape[:2])
+        tokens = narrow.codebook.nearest(inputs)
         shown = narrow.base_image(tokens, narrow.analyse_detail(x, features, tokens, level), level)
         assert shown is not None
         error = cut_patches(x - shown, narrow.config.cell_px, narrow.config.cell_px).flatten(0, 2)

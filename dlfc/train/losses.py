@@ -204,7 +204,7 @@ class Latents:
 def latents(model: DLF, x: Tensor, level: Tensor, *, with_detail: bool) -> Latents:
     """The way of `x` B 3 H W through `model` up to the fused latent, where the detail branch may stay silent."""
     z, detail = model.analyse_tokens(x)
-    tokens = model.codebook.nearest(z.float()).view(z.shape[:2])
+    tokens = model.codebook.nearest(z)
     unit = F.normalize(z.float(), dim=-1)
     vectors = unit + (model.codebook.lookup(tokens) - unit).detach()
     bits = None

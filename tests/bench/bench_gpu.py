@@ -68,7 +68,7 @@ def network_alone(codec: Codec, device: Device, images: list[Image.Image], rates
 
     def analyse() -> tuple[torch.Tensor, torch.Tensor]:
         inputs, features = network.analyse_tokens(pixels)
-        tokens = network.codebook.nearest(inputs).view(-1, inputs.shape[1])
+        tokens = network.codebook.nearest(inputs)
         return tokens, network.analyse_detail(pixels, features, tokens, level)
 
     with torch.inference_mode():
