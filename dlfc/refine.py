@@ -51,7 +51,7 @@ def refine(
     other one plays no part, so one row of cells on each side stays as it is.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        regions = [_Region(prior, part, plain.latent, *place) for part, *place in _cut(network.config, plain)]
+        regions = [_Region(network, prior, part, plain.latent, *place) for part, *place in _cut(network.config, plain)]
         other_bits = plain.file_bits - sum(region.plain_bits for region in regions)
         latent, iterations = plain.latent.clone(), ITERATIONS[effort - 1]
         for region in regions:
@@ -97,7 +97,7 @@ def _descend(
 class _Region:
     """A part of the picture, of whole tiles, as if it were a picture of its own."""
 
-    def __init__(self, prior: DetailPrior, plain: Plain, whole: Tensor, rows: slice, cols: slice) -> None:
+    def __init__(self, network: DLF, prior: DetailPrior, plain: Plain, whole: Tensor, rows: slice, cols: slice) -> None:
         self._prior, self._tokens, self._level = prior, plain.tokens, plain.level
         self.rows, self.cols = rows, cols
         self.share = plain.latent[0, 0].numel() / whole[0, 0].numel()  # of the picture
@@ -115,7 +115,8 @@ class _Region:
         self._seen = torch.zeros(height, width, dtype=torch.bool, device=plain.latent.device)
         self._seen[: plain.visible[0], : plain.visible[1]] = True
         with torch.no_grad():
-            self.step, *self._first = prior.start(at_level(prior.vector, plain.level), height, width)
+            regions = network.regions(plain.tokens, *plain.pixels.shape[2:])
+            self.step, *self._first = prior.start(at_level(prior.vector, plain.level), height, width, regions)
             self.plain_bits = float(self.quantise(self.latent / self.step)[1])
 
     def photo(self) -> Tensor:

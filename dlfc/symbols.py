@@ -85,7 +85,12 @@ class Symbols:
                 readers.append(WholeStream(container.detail, tables, check))
             else:
                 readers.append(CutStream(container.detail, tables))
-        passes = FourPasses.side_by_side([self.passes(c.quality, c.width_px, c.height_px) for c in containers])
+        passes = FourPasses.side_by_side(
+            [
+                self.passes(each.quality, each.width_px, each.height_px, mine)
+                for each, mine in zip(containers, tokens, strict=True)
+            ]
+        )
         for indices in passes:
             parts = zip(readers, cut(indices, passes.counts), strict=True)
             passes.accept(np.concatenate([reader.get(rows) for reader, rows in parts]))
@@ -120,7 +125,9 @@ class Symbols:
 
     def walk(self, analyses: Sequence[Analysis], quality: float, latents: Tensor) -> Walk:
         """The symbols of `latents` pass by pass."""
-        passes = FourPasses.side_by_side([self.passes(quality, one.width_px, one.height_px) for one in analyses])
+        passes = FourPasses.side_by_side(
+            [self.passes(quality, one.width_px, one.height_px, one.tokens) for one in analyses]
+        )
         walk = Walk(quality, latents, passes, [])
         latents = latents.movedim(1, 0)
         for indices in passes:
@@ -160,10 +167,12 @@ class Symbols:
         levels = self.model.network.config.levels
         return torch.tensor([quality / 100 * (levels - 1) for quality in qualities], device=self.model.device)
 
-    def passes(self, quality: float, width_px: int, height_px: int) -> FourPasses:
-        """The walk over a picture's detail latent, from its begin."""
-        size, visible = self.tiling.cells(width_px, height_px)
-        return FourPasses(self.model.prior, self.model.thresholds, round(2 * quality), size, visible)
+    def passes(self, quality: float, width_px: int, height_px: int, tokens: Tensor | None = None) -> FourPasses:
+        """The walk over a picture's detail latent, from its begin; some models need its tokens T 32 for it."""
+        network, (size, visible) = self.model.network, self.tiling.cells(width_px, height_px)
+        cell_px = network.config.cell_px
+        regions = None if tokens is None else network.regions(tokens, size[0] * cell_px, size[1] * cell_px)
+        return FourPasses(self.model.prior, self.model.thresholds, round(2 * quality), size, visible, regions)
 
     def too_short(self, semantic: bytes, tiles: int) -> bool:
         """Whether a large picture comes from next to nothing (SPEC.md, "Semantic-token section")."""

@@ -36,7 +36,11 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=6, help="how many of them")
     parser.add_argument("--quality", type=float, nargs="+", default=[10.0, 100.0])
     options = parser.parse_args()
-    folders = {"vectors-1": VECTORS / "good", "vectors-2": VECTORS / "neighbours" / "good"}
+    folders = {
+        "vectors-1": VECTORS / "good",
+        "vectors-2": VECTORS / "neighbours" / "good",
+        "vectors-3": VECTORS / "context" / "good",
+    }
     frozen = [(model, path.read_bytes().hex()) for model in folders for path in sorted(folders[model].glob("*.dlf"))]
     with tempfile.TemporaryDirectory() as folder:
         for path in (VECTORS / "model").iterdir():

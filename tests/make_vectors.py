@@ -5,9 +5,11 @@ agrees with it does not read version 1. From the root of the repository:
 
     python tests/make_vectors.py formats/vectors
     python tests/make_vectors.py formats/vectors neighbours
+    python tests/make_vectors.py formats/vectors context
 
 The second line makes formats/vectors/neighbours and nothing else: a model whose tokens are coded by their neighbours,
-beside the other model, and files with it.
+beside the other model, and files with it. The third one makes formats/vectors/context in the same way: a model whose
+detail prior sees tokens.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ import torch
 from networks import TINY, make_network
 from PIL import Image
 
+from dlfc import hold
 from dlfc.codec import Codec
 from dlfc.entropy.coder import Encoder, Tables
 from dlfc.entropy.prior import ONE
@@ -39,6 +42,7 @@ from dlfc.zoo import store
 
 NAME = "vectors-1"
 NEIGHBOURS = "vectors-2"  # its tokens are coded by what is beside them
+CONTEXT = "vectors-3"  # its detail prior sees tokens
 SHOWN = "200x150-q62.5"  # the file whose picture is kept too
 CONFIG = replace(
     TINY, patch_px=8, width=8, heads=1, encoder_layers=1, decoder_layers=1, token_dim=4, codebook_size=24,
@@ -47,6 +51,7 @@ CONFIG = replace(
     generator_channels=4, generator_mult=(1, 1, 2), output_patch_px=2, base_components=3,
 )  # fmt: skip
 NEIGHBOURS_CONFIG = replace(CONFIG, codebook_size=150, latent_dim=4)  # the third group of tokens is not full
+CONTEXT_CONFIG = replace(CONFIG, latent_dim=4, prior_context=3)
 NEIGHBOURS_SIZES = ((1, 1), (31, 33), (65, 129), (129, 65), (200, 150), (300, 140))
 QUALITIES = (0, 0.5, 25, 49.5, 50, 62.5, 99.5, 100)
 SIZES = ((1, 1), (1, 130), (130, 1), (31, 33), (64, 64), (65, 129), (200, 150), (700, 300))
@@ -97,6 +102,19 @@ def make_neighbours_model(folder: Path) -> Codec:
     with mock.patch.object(store, "gaussian_tables", return_value=(tables, thresholds)):
         store.save(make_network(NEIGHBOURS_CONFIG, seed=7), folder / f"{NEIGHBOURS}.safetensors", tables, prior)
     return Codec.load(NEIGHBOURS, device="cpu", models_dir=folder)
+
+
+def make_context_model(folder: Path) -> Codec:
+    """Write the model whose detail prior sees tokens to `folder` and load it."""
+    tables, thresholds = short_tables()
+    network = make_network(CONTEXT_CONFIG, seed=9)
+    context = network.bottleneck.prior.context
+    assert context is not None
+    context.codes[7] = torch.tensor([2.0**14, -(2.0**14), 0.0])  # the bound
+    tokens = token_table(np.full(CONTEXT_CONFIG.codebook_size, 10))
+    with mock.patch.object(store, "gaussian_tables", return_value=(tables, thresholds)):
+        store.save(network, folder / f"{CONTEXT}.safetensors", tables, tokens)
+    return Codec.load(CONTEXT, device="cpu", models_dir=folder)
 
 
 def token_prior(size: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -150,7 +168,7 @@ def with_detail(
     """A file with the section `semantic` of these tokens, and detail as in `write_symbols`."""
     detail = Encoder()
     check = second_decoder.crc(tokens.astype("<i4").tobytes(), second_decoder.crc(codec.fingerprint))
-    passes = codec.symbols.passes(quality, *size)
+    passes = codec.symbols.passes(quality, *size, torch.from_numpy(tokens).long().view(-1, CONFIG.tokens_per_tile))
     for indices in passes:
         symbols = fill(len(indices)).astype(np.int32)
         detail.put(symbols, indices, codec.model.detail_tables)
@@ -308,6 +326,27 @@ def neighbours_good_files(codec: Codec) -> dict[str, bytes]:
     return files | {name: pack(with_tokens(codec, *held)) for name, held in sections.items()}
 
 
+def context_good_files(codec: Codec) -> dict[str, bytes]:
+    """Valid files by name, of the model whose detail prior sees tokens."""
+    files = {}
+    for size in NEIGHBOURS_SIZES:
+        for quality in (0, 62.5, 100) if size == (65, 129) else (62.5,):
+            files[f"{size[0]}x{size[1]}-q{quality:g}"] = codec.encode(picture(*size), quality=quality)
+    every = np.arange(3 * CONTEXT_CONFIG.tokens_per_tile) * 7 % CONTEXT_CONFIG.codebook_size
+    return files | {"every-token": pack(write_symbols(codec, (192, 64), 25, every, lambda n: np.arange(n) % 7 // 6))}
+
+
+def context_bad_files(codec: Codec) -> dict[str, Bad]:
+    """Files that are refused, by name, of that model: their detail was coded beside other tokens."""
+    fields = unpack(codec.encode(picture(150, 70), quality=62.5))
+    tokens = codec.symbols.read(fields)[0].numpy().reshape(-1)
+    others = write_symbols(codec, (150, 70), 62.5, np.roll(tokens, 1), np.zeros)
+    return {
+        "another-picture-s-tokens": Bad(pack(replace(fields, semantic=others.semantic)), 12, "FormatError", ""),
+        "a-byte-less-of-detail": Bad(pack(replace(fields, detail=fields.detail[:-1])), 12, "FormatError", ""),
+    }
+
+
 def tokens_of(codec: Codec, size: tuple[int, int]) -> int:
     """How many tokens a picture has."""
     return codec.tiling.tiles(*size)[0] * NEIGHBOURS_CONFIG.tokens_per_tile
@@ -431,6 +470,14 @@ def main_neighbours(folder: Path) -> None:
     write(folder / "neighbours", codec, neighbours_good_files(codec), neighbours_bad_files(codec))
 
 
+def main_context(folder: Path) -> None:
+    """Write the model whose detail prior sees tokens, its files and their manifest."""
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    codec = make_context_model(folder / "model")
+    with mock.patch.object(hold, "ATTEMPTS", 0):  # as in the other vectors, which are older than that rule
+        write(folder / "context", codec, context_good_files(codec), context_bad_files(codec))
+
+
 def write(folder: Path, codec: Codec, good_data: dict[str, bytes], bad_data: dict[str, Bad]) -> None:
     """Write files and manifest."""
     for name in ("good", "bad"):
@@ -466,4 +513,5 @@ def hash_of(symbols: list[int]) -> str:
 
 
 if __name__ == "__main__":
-    (main_neighbours if sys.argv[2:] == ["neighbours"] else main)(Path(sys.argv[1]))
+    made = {"neighbours": main_neighbours, "context": main_context}
+    made.get("".join(sys.argv[2:]), main)(Path(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,9 @@ TINY = DLFConfig(
     base_region_px=(16, 32),
 )
 
+# The same with cells that fit into the regions of tokens, which the detail prior sees.
+SEEING = replace(TINY, patch_px=8, output_patch_px=2, prior_context=3)
+
 # The published mechanisms at small sizes: whole tiles, one level, no linear base, GroupNorm and attention.
 PUBLISHED_TINY = DLFConfig(
     head_dim=8,
@@ -91,6 +95,8 @@ def spread_prior(prior: DetailPrior, seed: int) -> None:
             fan_in = parameter[0].numel() if parameter.dim() == 4 else 1
             gain = 0.6 / fan_in**0.5 if parameter.dim() == 4 else 0.1
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * gain)
+        if prior.context is not None:
+            prior.context.codes *= 10  # of about 1, so that tokens change much
         prior.vector.add_(torch.linspace(1.0, 3.0, len(prior.vector))[:, None])
         for block in ("first.1", "spatial.2"):
             bias = prior.get_parameter(f"{block}.contract.bias")

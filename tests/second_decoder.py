@@ -396,8 +396,8 @@ class Prior:
     def __init__(self, tensors: dict[str, Tensor], height: int, width: int) -> None:
         self.tensors, self.height, self.width = tensors, height, width
 
-    def start(self, quality_step: int) -> tuple[Map, Map, Map, Map]:
-        """Step, scales, means and common."""
+    def start(self, quality_step: int, regions: list[list[int]]) -> tuple[Map, Map, Map, Map]:
+        """Step, scales, means and common; `regions` are the tokens by rows, for a prior with a context."""
         vector = self.tensors["vector"].rows
         n, f = divmod(quality_step * (len(vector) - 1), 200)
         m = min(n + 1, len(vector) - 1)
@@ -406,7 +406,27 @@ class Prior:
         params = self.block("first.1", self.block("first.0", x))
         c = len(x)
         step = [[max(2048, value) for value in channel] for channel in params[:c]]
-        return step, params[c : 2 * c], params[2 * c :], self.pointwise("reduce", params)
+        scales, means, common = params[c : 2 * c], params[2 * c :], self.pointwise("reduce", params)
+        if "context.codes" in self.tensors:
+            more = self.context(x, regions)
+            scales, means, common = (
+                _combine(lambda a, b: _clamp(a + b), y, more[k * c : (k + 1) * c])
+                for k, y in enumerate((scales, means, common))
+            )
+        return step, scales, means, common
+
+    def context(self, x: Map, regions: list[list[int]]) -> Map:
+        """What tokens add to scales, means and common."""
+        tall, wide, c = self.height // len(regions), self.width // len(regions[0]), len(x)
+        codes = [self.tensors["context.codes"].rows[token] for row in regions for token in row]
+        spread = self.pointwise("context.spread", [list(channel) for channel in zip(*codes, strict=True)])
+        of_cells: Map = [[0] * (self.height * self.width) for _ in range(c)]
+        for channel, i, j in product(range(c), range(self.height), range(self.width)):
+            part = i % tall * wide + j % wide
+            region = i // tall * len(regions[0]) + j // wide
+            of_cells[channel][i * self.width + j] = spread[part * c + channel][region]
+        y = _combine(lambda a, b: _clamp(a + b), of_cells, x)
+        return self.pointwise("context.out", self.block("context.blocks.1", self.block("context.blocks.0", y)))
 
     def refine(self, k: int, values: Map, common: Map) -> tuple[Map, Map]:
         """Scales and means of pass k."""
@@ -569,7 +589,7 @@ def decode(data: bytes, model: Model, max_pixels: int = DEFAULT_MAX_PIXELS) -> S
     rows, cols = -(-file.height_px // config["tile_px"]), -(-file.width_px // config["tile_px"])
     _refuse_too_short(file, model, rows * cols)
     tokens = _decode_tokens(file, model, rows, cols)
-    detail, latent = _decode_detail(file, model, rows, cols)
+    detail, latent = _decode_detail(file, model, rows, cols, tokens)
     check = crc(struct.pack(f"<{len(tokens) + len(detail)}i", *tokens, *detail), crc(model.fingerprint))
     if check != file.symbol_check:
         raise Refused(12, "the symbol check does not fit")
@@ -587,12 +607,12 @@ def _refuse_too_short(file: File, model: Model, tiles: int) -> None:
             raise Refused(12, "too few bytes for so large a picture")
 
 
-def _decode_detail(file: File, model: Model, rows: int, cols: int) -> tuple[list[int], bytes]:
+def _decode_detail(file: File, model: Model, rows: int, cols: int, tokens: list[int]) -> tuple[list[int], bytes]:
     tile, cell, c = model.config["tile_px"], 2 * model.config["patch_px"], model.config["latent_dim"]
     height, width = rows * tile // cell, cols * tile // cell
     visible = -(-file.height_px // cell), -(-file.width_px // cell)
     prior = Prior(model.prior, height, width)
-    step, scales, means, common = prior.start(file.quality_step)
+    step, scales, means, common = prior.start(file.quality_step, _regions(model.config, rows, cols, tokens))
     values: Map = [[0] * (height * width) for _ in range(c)]
     stream = RangeDecoder(file.detail)
     coded = []
@@ -609,6 +629,15 @@ def _decode_detail(file: File, model: Model, rows: int, cols: int) -> tuple[list
     stream.finish()
     latent = [v * s * 2.0**-24 for a, b in zip(values, step, strict=True) for v, s in zip(a, b, strict=True)]
     return coded, struct.pack(f"<{len(latent)}f", *latent)
+
+
+def _regions(config: dict[str, Any], rows: int, cols: int, tokens: list[int]) -> list[list[int]]:
+    """The tokens by rows and columns of regions, if there are regions."""
+    if not config["base_components"]:
+        return []
+    tall, wide = (config["tile_px"] // side for side in config["base_region_px"])
+    grid = dict(zip(tile_by_tile(rows, cols, tall, wide), tokens, strict=True))
+    return [[grid[i, j] for j in range(cols * wide)] for i in range(rows * tall)]
 
 
 def _walk(k: int, c: int, height: int, width: int, visible: tuple[int, int]) -> Iterator[tuple[int, int, bool]]:

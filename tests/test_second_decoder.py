@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import second_decoder
-from make_vectors import NAME, NEIGHBOURS, hash_of, token_prior
+from make_vectors import CONTEXT, NAME, NEIGHBOURS, hash_of, token_prior
 from PIL import Image
 from test_vectors import ALL, BAD, GOOD, VECTORS, Case, Vectors, codec_of, read
 
@@ -66,7 +66,7 @@ def test_it_refuses_a_bad_vector_by_its_rule(case: Case) -> None:
     assert caught.value.rule == case.facts["rule"]
 
 
-@pytest.mark.parametrize("name", [NAME, NEIGHBOURS])
+@pytest.mark.parametrize("name", [NAME, NEIGHBOURS, CONTEXT])
 def test_both_refuse_the_same_damaged_files(name: str) -> None:
     model, codec = model_of(name), codec_of(name)
     vectors = next(vectors for vectors in ALL if vectors.model == name)
@@ -219,7 +219,7 @@ def test_the_picture_of_one_pixel_reads_as_the_specification_says(model: second_
         listed = ", ".join(map(str, symbols))
         assert re.search(rf"`{section.hex(' ')}`\s+holds\s+the\s+(tokens|symbols)\s+{listed}\.", text)
     prior, coded = second_decoder.Prior(model.prior, 4, 4), iter(found.detail)
-    step, scales, means, common = prior.start(file.quality_step)
+    step, scales, means, common = prior.start(file.quality_step, [])
     values = [[0] * 16 for _ in range(8)]
     rows = []
     for k in range(4):

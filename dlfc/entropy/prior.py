@@ -31,6 +31,7 @@ SLOPE_2 = 6554  # 0.1 of 2^16
 MIN_STEP = ONE // 2
 SKIP_SCALE = 492  # 0.12: below it a symbol is 0 and not coded
 QUALITY_STEPS = 200  # quality in half steps
+CODES = "context.codes"  # of tokens; a prior that has them sees tokens
 MAX_SYMBOL = 1 << 13  # an encoder never writes a larger residual: half of the clamp, the rest is for the mean
 
 Int32Array = npt.NDArray[np.int32]
@@ -42,6 +43,8 @@ def to_integers(prior: DetailPrior) -> dict[str, Tensor]:
     Raises ModelError if a value is too large for the fixed point or not a number.
     """
     tensors = {"vector": rounded(prior.vector, ACTIVATION_BITS)}
+    if prior.context is not None:
+        tensors[CODES] = rounded(prior.context.codes, ACTIVATION_BITS)
     for name, module in prior.named_modules():
         if isinstance(module, torch.nn.Conv2d) and module.bias is not None:
             tensors[f"{name}.weight"] = rounded(module.weight, WEIGHT_BITS).flatten(1)  # depthwise: nine a channel
@@ -53,6 +56,8 @@ def to_integers(prior: DetailPrior) -> dict[str, Tensor]:
 def check_integers(tensors: Mapping[str, Tensor], prior: DetailPrior) -> None:
     """Raise ModelError unless `tensors` have the names and shapes of `prior` and stay within the fixed point."""
     shapes = {"vector": prior.vector.shape}
+    if prior.context is not None:
+        shapes[CODES] = prior.context.codes.shape
     for name, module in prior.named_modules():
         if isinstance(module, torch.nn.Conv2d):
             shapes[f"{name}.weight"] = module.weight.flatten(1).shape
@@ -64,7 +69,7 @@ def check_integers(tensors: Mapping[str, Tensor], prior: DetailPrior) -> None:
         if name.endswith(".weight"):
             fits = size.sum(1) < MAX_ROW
         else:
-            fits = size <= MAX_ACTIVATION if name == "vector" else size < MAX_BIAS
+            fits = size < MAX_BIAS if name.endswith(".bias") else size <= MAX_ACTIVATION
         if not bool((fits & (size.floor() == size).all()).all()):
             raise ModelError(f"the prior's {name} has values that are too large for fixed point or no integers")
 
@@ -88,6 +93,7 @@ class IntegerPrior:
         self.vector = tensors["vector"].to(torch.int64)
         self.levels, self.channels = self.vector.shape
         self._tensors = {k: v.to(device, torch.float64) for k, v in tensors.items() if k != "vector"}
+        self._sees_tokens = CODES in tensors
         self._last_start: tuple[tuple[int, int, int], tuple[Tensor, Tensor, Tensor, Tensor]] | None = None
 
     def as_floats(self, config: DLFConfig) -> DetailPrior:
@@ -96,6 +102,8 @@ class IntegerPrior:
             prior = DetailPrior(config).requires_grad_(False)
         prior.to_empty(device=self.device)
         prior.vector.copy_(self.vector / ONE)
+        if prior.context is not None:
+            prior.context.codes.copy_(self._tensors[CODES] / ONE)
         for name, module in prior.named_modules():
             if isinstance(module, torch.nn.Conv2d) and module.bias is not None:
                 weight, bias = self._tensors[f"{name}.weight"], self._tensors[f"{name}.bias"]
@@ -103,27 +111,49 @@ class IntegerPrior:
                 module.bias.copy_(bias / (1 << ACTIVATION_BITS + WEIGHT_BITS))
         return prior
 
-    def start(self, quality_step: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def start(
+        self, quality_step: int, height: int, width: int, regions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Step, scales, means and the common map of a latent of `height` x `width` cells, each C H W.
 
-        They depend on nothing else, so those of the last small picture are kept. Not to be written to.
+        `regions` R S are the tokens of the picture's regions, which must be given if the prior sees them. What does not
+        depend on them is kept for the next small picture. Not to be written to.
         """
+        step, *maps = self._alike(quality_step, height, width)
+        if self._sees_tokens:
+            if regions is None:
+                raise ValueError("this prior needs the tokens of a picture")
+            more = self._of_tokens(quality_step, height, width, regions).chunk(3)
+            maps = [_clamp(a + b) for a, b in zip(maps, more, strict=True)]
+        scales, means, common = maps
+        return step, scales, means, common
+
+    def _alike(self, quality_step: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same four for whatever tokens."""
         key, last = (quality_step, height, width), self._last_start
         if last is not None and last[0] == key:
             return last[1]
-        maps = self._start(quality_step, height, width)
+        params = self._block("first.1", self._block("first.0", self._vector(quality_step, height, width)))
+        step, scales, means = params.chunk(3)
+        maps = step.clamp(min=MIN_STEP), scales, means, self._pointwise("reduce", params)
         if height * width <= _KEPT_CELLS:
             self._last_start = key, maps
         return maps
 
-    def _start(self, quality_step: int, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _vector(self, quality_step: int, height: int, width: int) -> Tensor:
+        """What the prior starts from at a quality, the same in all cells, C H W."""
         at, part = divmod(quality_step * (self.levels - 1), QUALITY_STEPS)
         above = self.vector[min(at + 1, self.levels - 1)]
         vector = (self.vector[at] * (QUALITY_STEPS - part) + above * part).div(QUALITY_STEPS, rounding_mode="floor")
-        x = vector.to(self.device, torch.float64)[:, None, None].expand(-1, height, width)
-        params = self._block("first.1", self._block("first.0", x))
-        step, scales, means = params.chunk(3)
-        return step.clamp(min=MIN_STEP), scales, means, self._pointwise("reduce", params)
+        return vector.to(self.device, torch.float64)[:, None, None].expand(-1, height, width)
+
+    def _of_tokens(self, quality_step: int, height: int, width: int, regions: Tensor) -> Tensor:
+        """What the tokens of regions add to scales, means and common map, 3C H W."""
+        rows, cols = regions.shape
+        x = self._pointwise("context.spread", self._tensors[CODES][regions.to(self.device)].movedim(2, 0))
+        x = x.view(height // rows, width // cols, -1, rows, cols).permute(2, 3, 0, 4, 1)  # C R rows S columns
+        x = _clamp(x.reshape(-1, height, width) + self._vector(quality_step, height, width))
+        return self._pointwise("context.out", self._block("context.blocks.1", self._block("context.blocks.0", x)))
 
     def refine(self, k: int, known: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and means of pass `k` (1..3), given the values of the passes before."""
@@ -187,10 +217,13 @@ class FourPasses:
         quality_step: int,
         size: tuple[int, int],
         visible: tuple[int, int],
+        regions: Tensor | None = None,
     ) -> None:
+        """Of a latent of `size` cells; `regions` are the tokens for a prior that sees them, R S or 1 R S."""
         self._prior, self._thresholds = prior, thresholds.to(prior.device)
         height, width = size
-        self._step, self._scales, self._means, self._common = prior.start(quality_step, height, width)
+        known = None if regions is None else regions.view(regions.shape[-2:])
+        self._step, self._scales, self._means, self._common = prior.start(quality_step, height, width, known)
         self._values = torch.zeros_like(self._step)
         self._masks = pass_masks(prior.channels, height, width).to(prior.device)
         self._seen = torch.zeros(height, width, dtype=torch.bool, device=prior.device)

@@ -33,12 +33,13 @@ def compare(network: DLF, pixels: np.ndarray, quality: int) -> tuple[float, floa
     inputs, features = network.analyse_tokens(x)
     tokens = network.codebook.nearest(inputs)
     latent = network.analyse_detail(x, features, tokens, level)
-    quantised = network.bottleneck.quantise(latent, level)
+    regions = network.regions(tokens, *x.shape[2:])
+    quantised = network.bottleneck.quantise(latent, level, regions)
     float_bits = float((quantised.bits * (quantised.scales >= SKIP_SCALE)).sum())
 
     size = (latent.shape[2], latent.shape[3])
     prior = IntegerPrior(to_integers(network.bottleneck.prior), torch.device("cpu"))
-    passes = FourPasses(prior, torch.from_numpy(scale_thresholds(ONE)), 2 * quality, size, size)
+    passes = FourPasses(prior, torch.from_numpy(scale_thresholds(ONE)), 2 * quality, size, size, regions)
     integer_bits = 0.0
     for indices in passes:
         symbols = passes.residuals(latent[0])

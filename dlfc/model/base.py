@@ -43,6 +43,14 @@ def _mean_inside(means: Tensor, patch_px: tuple[int, int], height: int, width: i
     return means.sum((1, 2))
 
 
+def by_region(config: DLFConfig, values: Tensor, height_px: int, width_px: int) -> Tensor:
+    """What tokens have, T 32 ..., in pictures of this size, of whole tiles -> B, rows and columns of regions, ..."""
+    rows, cols = config.base_regions
+    tall, wide = height_px // config.tile_px, width_px // config.tile_px
+    values = values.view(-1, tall, wide, rows, cols, *values.shape[2:])
+    return values.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+
+
 class LinearBase(nn.Module):
     """Linear maps between pixels in [-1, 1], token inputs and the detail latent; all in float32."""
 
@@ -73,14 +81,8 @@ class LinearBase(nn.Module):
         return self._code_image(nearness @ self.token_codes.weight, height, width)
 
     def _code_image(self, codes: Tensor, height: int, width: int) -> Tensor:
-        return join_patches(self.token_out(self._by_region(codes, height, width)), *self.config.base_region_px)
-
-    def _by_region(self, codes: Tensor, height: int, width: int) -> Tensor:
-        """Codes of tiles -> B, rows and columns of regions, base_components."""
-        rows, cols = self.config.base_regions
-        tall, wide = height // self.config.tile_px, width // self.config.tile_px
-        codes = codes.view(-1, tall, wide, rows, cols, self.config.base_components)
-        return codes.transpose(2, 3).reshape(-1, tall * rows, wide * cols, self.config.base_components)
+        regions = by_region(self.config, codes, height, width)
+        return join_patches(self.token_out(regions), *self.config.base_region_px)
 
     def detail(self, rest: Tensor, level: Tensor) -> Tensor:
         """What the token picture leaves, B 3 H W -> addition to the latent B latent_dim H/32 W/32."""
@@ -102,7 +104,7 @@ class LinearBase(nn.Module):
         region, cell = self.config.base_region_px, (self.config.cell_px, self.config.cell_px)
         whole = latent.shape[2] * cell[0], latent.shape[3] * cell[1]
         weight, bias = _mean_over_patch(self.token_out.weight), _mean_over_patch(self.token_out.bias[:, None])[:, 0]
-        regions = self._by_region(self.token_codes(tokens), *whole) @ weight.T + bias
+        regions = by_region(self.config, self.token_codes(tokens), *whole) @ weight.T + bias
         cells = torch.einsum("bkc,bchw->bhwk", self.colour_response(level), latent)
         return _mean_inside(regions, region, height, width) + _mean_inside(cells, cell, height, width)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dlfc.model.config import DLFConfig
 from dlfc.model.linear import Pointwise
+from dlfc.model.vit import random_parameter
 
 SKIP_SCALE = 0.12  # below this scale a symbol is taken as 0 and not coded, as published
 MIN_SCALE = 0.11  # smallest scale of the published table
@@ -51,8 +52,32 @@ class DepthConvBlock(nn.Module):
         return x + self.contract(F.leaky_relu(a, 0.1) + F.leaky_relu(b, 0.01))
 
 
+class TokenContext(nn.Module):
+    """What tokens say of the values in their regions: additions to scales, means and common map, none at first."""
+
+    def __init__(self, config: DLFConfig) -> None:
+        super().__init__()
+        c = config.latent_dim
+        self.cells = config.region_cells
+        self.codes = random_parameter(config.codebook_size, config.prior_context)
+        self.spread = nn.Conv2d(config.prior_context, math.prod(self.cells) * c, 1)
+        self.blocks = nn.Sequential(DepthConvBlock(c, 2 * c), DepthConvBlock(2 * c, 2 * c))
+        self.out = nn.Conv2d(2 * c, 3 * c, 1)
+        for parameter in self.out.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, vector: Tensor, regions: Tensor) -> Tensor:
+        """`vector` B C and the tokens of regions, B R S -> B 3C H W."""
+        x = self.spread(self.codes[regions].permute(0, 3, 1, 2))
+        x = x.unflatten(1, (*self.cells, -1)).permute(0, 3, 4, 1, 5, 2)  # B C R rows S columns
+        return self.out(self.blocks(x.flatten(4).flatten(2, 3) + vector[:, :, None, None]))
+
+
 class DetailPrior(nn.Module):
-    """Step, scales and means of the latent: of all values at first, then of each pass given the passes before."""
+    """Step, scales and means of the latent: of all values at first, then of each pass given the passes before.
+
+    With `prior_context`, tokens are known too, which is not published.
+    """
 
     def __init__(self, config: DLFConfig) -> None:
         super().__init__()
@@ -62,12 +87,22 @@ class DetailPrior(nn.Module):
         self.reduce = nn.Conv2d(3 * c, c, 1)
         self.adaptors = nn.ModuleList(DepthConvBlock(2 * c, 2 * c) for _ in range(3))
         self.spatial = nn.Sequential(*(DepthConvBlock(2 * c, 2 * c) for _ in range(3)))
+        self.context = TokenContext(config) if config.prior_context else None
 
-    def start(self, vector: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """`vector` B C -> step, scales, means and the common map, each B C H W."""
+    def start(
+        self, vector: Tensor, height: int, width: int, regions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """`vector` B C -> step, scales, means and the common map, each B C H W.
+
+        `regions` B R S are the tokens of regions; a prior with `prior_context` needs them for all but the step.
+        """
         params = self.first(vector[:, :, None, None].expand(-1, -1, height, width))
         step, scales, means = params.chunk(3, 1)
-        return step.clamp(min=MIN_STEP), scales, means, self.reduce(params)
+        common = self.reduce(params)
+        if self.context is not None and regions is not None:
+            more = self.context(vector, regions).chunk(3, 1)
+            scales, means, common = scales + more[0], means + more[1], common + more[2]
+        return step.clamp(min=MIN_STEP), scales, means, common
 
     def refine(self, k: int, known: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and means for pass `k` (1..3), given the latent values of the passes before."""
@@ -135,14 +170,14 @@ class Bottleneck(nn.Module):
         """Quantised latent times step -> detail features B C H W."""
         return self.decode_out(self.decode_in(latent) * at_level(self.decode_gain, level)[:, :, None, None])
 
-    def quantise(self, y: Tensor, level: Tensor) -> Quantised:
-        """Four passes over `y` B C H W with the float prior.
+    def quantise(self, y: Tensor, level: Tensor, regions: Tensor | None = None) -> Quantised:
+        """Four passes over `y` B C H W with the float prior, which may need the tokens of `regions` B R S.
 
         In training mode no symbol is skipped, the rounding passes gradients, and the bits are those of the rounded
         residual: most symbols are zero at our rates, where noise in place of rounding overstates the bits.
         """
         _, c, h, w = y.shape
-        step, scales, means, common = self.prior.start(at_level(self.prior.vector, level), h, w)
+        step, scales, means, common = self.prior.start(at_level(self.prior.vector, level), h, w, regions)
         y = y / step
         values, symbols, used = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
         for k, mask in enumerate(pass_masks(c, h, w).to(y.device)):

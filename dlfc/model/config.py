@@ -22,6 +22,8 @@ _DEPTHS = {  # how often something is repeated, perhaps never
     "generator_blocks",
 }
 
+_NUMBERS = ("base_components", "noise_channels", "prior_context")  # of something that may be missing
+
 
 @dataclass(frozen=True)
 class DLFConfig:
@@ -81,6 +83,7 @@ class DLFConfig:
     # linear base: a data-dependent linear codec beside the network (0 components: none, as published)
     base_components: int = 0
     base_region_px: tuple[int, int] = (32, 64)
+    prior_context: int = 0  # numbers of each token that the detail prior begins from (0: of none, as published)
 
     def __post_init__(self) -> None:
         """Refuse what is no size and sizes that do not fit together, with ValueError."""
@@ -103,6 +106,9 @@ class DLFConfig:
             whole = len(self.base_region_px) == 2 and not any(self.tile_px % side for side in self.base_region_px)
             if not whole or math.prod(self.base_regions) != self.tokens_per_tile:
                 raise ValueError("the linear base needs one region per token")
+        whole_cells = not any(side % self.cell_px for side in self.base_region_px)
+        if self.prior_context and not (self.base_components and whole_cells):
+            raise ValueError("a prior that sees tokens needs regions of whole cells")
 
     @property
     def grid(self) -> int:
@@ -114,6 +120,12 @@ class DLFConfig:
         """Rows and columns of the regions of a tile, each of which a token of the linear base stands for."""
         height, width = self.base_region_px
         return self.tile_px // height, self.tile_px // width
+
+    @property
+    def region_cells(self) -> tuple[int, int]:
+        """Rows and columns of cells in such a region."""
+        height, width = self.base_region_px
+        return height // self.cell_px, width // self.cell_px
 
     @property
     def cell_px(self) -> int:
@@ -139,7 +151,7 @@ def _check_field(name: str, default: Any, value: Any) -> None:
         least = 0 if name.endswith("_exchange") else 1
         right = isinstance(value, tuple) and len(value) <= _MAX_DEPTH and all(_is_size(v, least) for v in value)
     else:
-        least = 0 if name in _DEPTHS or name in ("base_components", "noise_channels") else 1
+        least = 0 if name in _DEPTHS or name in _NUMBERS else 1
         right = _is_size(value, least, _MAX_DEPTH if name in _DEPTHS else _MAX_SIZE)
     if not right:
         raise ValueError(f"{name} cannot be {value!r:.40}")

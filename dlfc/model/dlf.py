@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dlfc.model.base import LinearBase
+from dlfc.model.base import LinearBase, by_region
 from dlfc.model.bottleneck import Bottleneck, Quantised
 from dlfc.model.branches import Decoder, Encoder
 from dlfc.model.config import DLFConfig
@@ -123,6 +123,10 @@ class DLF(nn.Module):
         z, detail = self.encoder(embedded)
         return (z.float() + joined(inputs, 1).flatten(0, 1) if inputs else z), detail
 
+    def regions(self, tokens: Tensor, height_px: int, width_px: int) -> Tensor | None:
+        """Tokens T 32 of pictures of this size, of whole tiles -> by region, B R S, if the detail prior sees them."""
+        return by_region(self.config, tokens, height_px, width_px) if self.config.prior_context else None
+
     def analyse_detail(self, x: Tensor, detail: Tensor, tokens: Tensor, level: Tensor) -> Tensor:
         """Detail features and the chosen tokens -> latent B latent_dim H/32 W/32, before the step."""
         y = self.bottleneck.analyse(detail, level).float()
@@ -207,7 +211,7 @@ class DLF(nn.Module):
             vectors = unit + (vectors - unit).detach()
         y = self.analyse_detail(x, detail, tokens, level)
         with torch.autocast(x.device.type, enabled=False):
-            quantised = self.bottleneck.quantise(y, level)
+            quantised = self.bottleneck.quantise(y, level, self.regions(tokens, *x.shape[2:]))
             coded = quantised.values * quantised.step
         detail_hat = self.bottleneck.synthesise(coded, level)
         semantic_map, detail_map, logits, latent = self.fuse(vectors, detail_hat)

@@ -85,7 +85,8 @@ def export(
             tokens = network.codebook.nearest(inputs)
             token_counts += np.bincount(tokens.view(-1).numpy(), minlength=config.codebook_size)
             latent = network.analyse_detail(x, features, tokens, level)[0]
-            passes = FourPasses(prior, thresholds, round(2 * quality), (cells, cells), (cells, cells))
+            regions = network.regions(tokens, *x.shape[2:])
+            passes = FourPasses(prior, thresholds, round(2 * quality), (cells, cells), (cells, cells), regions)
             for indices in passes:
                 symbols = passes.residuals(latent)
                 for index, symbol in zip(indices.tolist(), symbols.tolist(), strict=True):

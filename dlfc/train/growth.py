@@ -1,7 +1,8 @@
-"""A wider detail latent for a trained network: new channels for what the old ones leave.
+"""What a trained network can be given later: a wider detail latent, and a detail prior that sees tokens.
 
-The new channels begin as principal components of the linear base's error. The old ones go on as before: nothing that
-they say depends on the new ones, until training makes it so.
+New channels of the latent begin as principal components of the linear base's error. The old ones go on as before:
+nothing that they say depends on the new ones, until training makes it so. What the prior makes of tokens is nothing at
+first either.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from dlfc.errors import ModelError
 from dlfc.model.base import LinearBase, cut_patches
 from dlfc.model.bottleneck import PASS_POSITIONS
 from dlfc.model.dlf import DLF
-from dlfc.train.warmstart import principal, scale_of, silence, start_prior
+from dlfc.train.warmstart import principal, scale_of, silence, start_context, start_prior
 
 GROWTH_CROPS = 480
 _TOGETHER = 8
 _COARSENESS = 1.15  # of the new channels' steps, by the middle one of the old: what the generator adds needs no bits
 _VECTOR = "bottleneck.prior.vector"
+_CONTEXT = "bottleneck.prior.context."
 _OF_CHANNELS = (_VECTOR, "base.log_gain", "base.detail_out.weight")  # each column tells of its own channel alone
 
 
@@ -29,6 +31,16 @@ def is_narrower(weights: Mapping[str, Tensor], network: DLF) -> bool:
     """Whether `weights` are of a network with a linear base and fewer channels of the latent than `network`."""
     vector = weights.get(_VECTOR)
     return network.base is not None and vector is not None and vector.shape[1] < network.config.latent_dim
+
+
+@torch.no_grad()
+def with_context(weights: Mapping[str, Tensor], network: DLF) -> Mapping[str, Tensor]:
+    """`weights`, with a context of tokens for the prior if `network` has one and they do not."""
+    if network.bottleneck.prior.context is None or any(name.startswith(_CONTEXT) for name in weights):
+        return weights
+    own = {name: value for name, value in network.state_dict().items() if name.startswith(_CONTEXT)}
+    codes = start_context(weights["codebook.entries"], weights["base.token_codes.weight"], own[f"{_CONTEXT}codes"])
+    return {**weights, **own, f"{_CONTEXT}codes": codes}
 
 
 @torch.no_grad()

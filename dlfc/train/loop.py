@@ -16,7 +16,7 @@ from dlfc.evaluate.lpips import Lpips
 from dlfc.model.dlf import DLF
 from dlfc.train.data import Crops, Photos, load_photos
 from dlfc.train.evaluation import Distance, evaluate
-from dlfc.train.growth import GROWTH_CROPS, is_narrower, widen_latent
+from dlfc.train.growth import GROWTH_CROPS, is_narrower, widen_latent, with_context
 from dlfc.train.learner import Learner, Pair
 from dlfc.train.logbook import Logbook
 from dlfc.train.parallel import Workers
@@ -149,6 +149,7 @@ class Trainer:
         """
         weights = read_start(start)
         try:
+            weights["averaged"] = with_context(weights["averaged"], self.nets.model)
             if is_narrower(weights["averaged"], self.nets.model):
                 if self.workers.leads:
                     crops = Crops(self.photos, self.recipe.model.tile_px, self.recipe.seed).batch(GROWTH_CROPS).cpu()

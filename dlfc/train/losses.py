@@ -211,7 +211,7 @@ def latents(model: DLF, x: Tensor, level: Tensor, *, with_detail: bool) -> Laten
     if with_detail:
         y = model.analyse_detail(x, detail, tokens, level)
         with torch.autocast(x.device.type, enabled=False):
-            quantised = model.bottleneck.quantise(y, level)
+            quantised = model.bottleneck.quantise(y, level, model.regions(tokens, *x.shape[2:]))
             coded = quantised.values * quantised.step
         bits, detail_hat = quantised.bits, model.bottleneck.synthesise(coded, level)
     else:

@@ -65,6 +65,20 @@ def _start_tokens(model: DLF, base: LinearBase, crops: Tensor) -> None:
     base.token_codes.weight.copy_((sums + own * MEMBERS) / (counts + MEMBERS))
     base.token_out.weight.copy_(basis.T)
     base.token_out.bias.copy_(mean)
+    context = model.bottleneck.prior.context
+    if context is not None:
+        context.codes.copy_(start_context(entries, base.token_codes.weight, context.codes))
+
+
+def start_context(entries: Tensor, token_codes: Tensor, codes: Tensor) -> Tensor:
+    """What a prior is to know of tokens at first: their entries and what they look like, in all columns of `codes`.
+
+    What has no place is left out; columns that are left stay as they are.
+    """
+    alike = F.normalize(entries, dim=-1) * entries.shape[1] ** 0.5
+    known = torch.cat([alike, token_codes / token_codes.std(0).clamp(min=1e-6)], 1)
+    count = min(known.shape[1], codes.shape[1])
+    return torch.cat([known[:, :count], codes[:, count:]], 1)
 
 
 def _nearest(inputs: Tensor, entries: Tensor) -> Tensor:
