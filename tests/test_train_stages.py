@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
-from networks import TINY, photo, write_lpips
+from networks import SEEING, TINY, photo, write_lpips
 from test_train import same
 from torch import Tensor, nn
 
@@ -113,6 +114,32 @@ def test_any_stage_can_start_from_any_checkpoint(published: Trainer, data: Path,
         Trainer(published.recipe, data, metrics, tmp_path, None, stage=4)
 
 
+def test_a_prior_learns_alone_from_tokens_and_keeps_what_is_said(data: Path, metrics: Path, tmp_path: Path) -> None:
+    alone = replace(STAGE, stage="prior", task="prior", steps=60, batch=4, learning_rate=5e-3)
+    without = Recipe("tiny", replace(SEEING, prior_context=0), TARGETS, (STAGE,), warmstart_crops=40)
+    assert Trainer(without, data, metrics, tmp_path / "pixels", None).run()
+    recipe = replace(without, model=SEEING, stages=(alone,))
+    start = tmp_path / "pixels" / "state.pt"
+    whole = Trainer(recipe, data, metrics, tmp_path / "whole", None, start_from=start)
+    before = deepcopy(whole.nets.model.state_dict())
+    assert whole.run(log_steps=1)
+    moved = {name for name, value in whole.nets.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert all(name.startswith("bottleneck.prior.") for name in moved)
+    assert {name.split(".")[2] for name in moved} == {"context", "reduce", "adaptors", "spatial"}
+    with (tmp_path / "whole" / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    first, last = (sum(float(row["total"]) for row in part) / 10 for part in (rows[:10], rows[-10:]))
+    assert last < 0.98 * first
+    assert float(rows[-1]["latent"]) < 0.1
+    stopped = Trainer(recipe, data, metrics, tmp_path / "stopped", None, start_from=start)
+    for _ in range(20):
+        stopped.train_step()
+    stopped.save()
+    resumed = Trainer(recipe, data, metrics, tmp_path / "stopped", None)
+    assert resumed.run()
+    assert same(resumed.nets.model, whole.nets.model)
+
+
 def test_the_model_of_a_staged_run_can_be_exported(published: Trainer) -> None:
     assert same(load_run(published.out / "state.pt", BARE), published.learner.averaged.model)
 
@@ -182,7 +209,7 @@ def test_settings_that_make_no_stage_are_refused(change: dict[str, object]) -> N
         Stage(**asdict(STAGE) | change)
 
 
-def test_a_network_with_a_linear_base_learns_pixels_only() -> None:
+def test_a_network_with_a_linear_base_learns_no_latents() -> None:
     with pytest.raises(ValueError, match="linear base"):
         Recipe("tiny", TINY, TARGETS, (replace(STAGE, task="latent"),))
     with pytest.raises(ValueError, match="multiple of a tile"):

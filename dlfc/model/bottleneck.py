@@ -52,6 +52,43 @@ class DepthConvBlock(nn.Module):
         return x + self.contract(F.leaky_relu(a, 0.1) + F.leaky_relu(b, 0.01))
 
 
+def _lower_bound(x: Tensor, bound: float) -> Tensor:
+    """max(x, bound) whose gradient still passes where it would raise x."""
+    return _LowerBound.apply(x, bound)
+
+
+class _LowerBound(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, bound: float) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x < bound)
+        return x.clamp(min=bound)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
+        (below,) = ctx.saved_tensors
+        return grad * (~below | (grad < 0)), None
+
+
+def gaussian_bits(residual: Tensor, scales: Tensor, min_scale: float = MIN_SCALE) -> Tensor:
+    """Bits of each value for an integer bin around `residual` under a zero-mean Gaussian."""
+    x = residual.abs().float() * math.sqrt(0.5)
+    s = _lower_bound(scales.float(), min_scale)
+    half = math.sqrt(0.5) / 2
+    p = 0.5 * (torch.erfc((x - half) / s) - torch.erfc((x + half) / s))
+    return -torch.log2(p + 1e-5)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """What the four passes made of a latent, all B C H W: coded residuals, their scales, values, and the bits."""
+
+    symbols: Tensor
+    scales: Tensor
+    values: Tensor
+    step: Tensor
+    bits: Tensor
+
+
 class TokenContext(nn.Module):
     """What tokens say of the values in their regions: additions to scales, means and common map, none at first."""
 
@@ -94,57 +131,51 @@ class DetailPrior(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`vector` B C -> step, scales, means and the common map, each B C H W.
 
-        `regions` B R S are the tokens of regions; a prior with `prior_context` needs them for all but the step.
+        `regions` B R S are the tokens of regions; ValueError if a prior with `prior_context` is not given them.
         """
         params = self.first(vector[:, :, None, None].expand(-1, -1, height, width))
         step, scales, means = params.chunk(3, 1)
         common = self.reduce(params)
-        if self.context is not None and regions is not None:
+        if self.context is not None:
+            if regions is None:
+                raise ValueError("this prior needs the tokens of a picture")
             more = self.context(vector, regions).chunk(3, 1)
             scales, means, common = scales + more[0], means + more[1], common + more[2]
         return step.clamp(min=MIN_STEP), scales, means, common
+
+    def steps(self, vector: Tensor) -> Tensor:
+        """`vector` B C -> the steps of a single cell, B C."""
+        return self.first(vector[:, :, None, None]).chunk(3, 1)[0][:, :, 0, 0].clamp(min=MIN_STEP)
 
     def refine(self, k: int, known: Tensor, common: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and means for pass `k` (1..3), given the latent values of the passes before."""
         scales, means = self.spatial(self.adaptors[k - 1](torch.cat([known, common], 1))).chunk(2, 1)
         return scales, means
 
+    def quantise(self, y: Tensor, level: Tensor, regions: Tensor | None = None) -> Quantised:
+        """Four passes over `y` B C H W at rate levels `level` B; `regions` B R S as in `start`.
 
-def _lower_bound(x: Tensor, bound: float) -> Tensor:
-    """max(x, bound) whose gradient still passes where it would raise x."""
-    return _LowerBound.apply(x, bound)
-
-
-class _LowerBound(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, bound: float) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x < bound)
-        return x.clamp(min=bound)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        (below,) = ctx.saved_tensors
-        return grad * (~below | (grad < 0)), None
-
-
-def gaussian_bits(residual: Tensor, scales: Tensor, min_scale: float = MIN_SCALE) -> Tensor:
-    """Bits of each value for an integer bin around `residual` under a zero-mean Gaussian."""
-    x = residual.abs().float() * math.sqrt(0.5)
-    s = _lower_bound(scales.float(), min_scale)
-    half = math.sqrt(0.5) / 2
-    p = 0.5 * (torch.erfc((x - half) / s) - torch.erfc((x + half) / s))
-    return -torch.log2(p + 1e-5)
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """What the four passes made of a latent, all B C H W: coded residuals, their scales, values, and the bits."""
-
-    symbols: Tensor
-    scales: Tensor
-    values: Tensor
-    step: Tensor
-    bits: Tensor
+        In training mode no symbol is skipped, the rounding passes gradients, and the bits are those of the rounded
+        residual: most symbols are zero at our rates, where noise in place of rounding overstates the bits.
+        """
+        _, c, h, w = y.shape
+        step, scales, means, common = self.start(at_level(self.vector, level), h, w, regions)
+        y = y / step
+        values, symbols, used = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
+        for k, mask in enumerate(pass_masks(c, h, w).to(y.device)):
+            if k:
+                scales, means = self.refine(k, values, common)
+            residual = y - means
+            rounded = torch.round(residual)
+            if self.training:
+                rounded = residual + (rounded - residual).detach()
+            else:
+                rounded = torch.where(scales < SKIP_SCALE, torch.zeros_like(y), rounded)
+            symbols = symbols + rounded * mask
+            used = used + scales * mask
+            values = values + (rounded + means) * mask
+        bits = gaussian_bits(symbols, used, TRAINING_MIN_SCALE if self.training else MIN_SCALE)
+        return Quantised(symbols, used, values, step, bits)
 
 
 class Bottleneck(nn.Module):
@@ -171,29 +202,8 @@ class Bottleneck(nn.Module):
         return self.decode_out(self.decode_in(latent) * at_level(self.decode_gain, level)[:, :, None, None])
 
     def quantise(self, y: Tensor, level: Tensor, regions: Tensor | None = None) -> Quantised:
-        """Four passes over `y` B C H W with the float prior, which may need the tokens of `regions` B R S.
-
-        In training mode no symbol is skipped, the rounding passes gradients, and the bits are those of the rounded
-        residual: most symbols are zero at our rates, where noise in place of rounding overstates the bits.
-        """
-        _, c, h, w = y.shape
-        step, scales, means, common = self.prior.start(at_level(self.prior.vector, level), h, w, regions)
-        y = y / step
-        values, symbols, used = torch.zeros_like(y), torch.zeros_like(y), torch.zeros_like(y)
-        for k, mask in enumerate(pass_masks(c, h, w).to(y.device)):
-            if k:
-                scales, means = self.prior.refine(k, values, common)
-            residual = y - means
-            rounded = torch.round(residual)
-            if self.training:
-                rounded = residual + (rounded - residual).detach()
-            else:
-                rounded = torch.where(scales < SKIP_SCALE, torch.zeros_like(y), rounded)
-            symbols = symbols + rounded * mask
-            used = used + scales * mask
-            values = values + (rounded + means) * mask
-        bits = gaussian_bits(symbols, used, TRAINING_MIN_SCALE if self.training else MIN_SCALE)
-        return Quantised(symbols, used, values, step, bits)
+        """Four passes over `y` B C H W with the float prior, see `DetailPrior.quantise`."""
+        return self.prior.quantise(y, level, regions)
 
 
 def at_level(vectors: Tensor, level: Tensor) -> Tensor:

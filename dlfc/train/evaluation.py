@@ -48,7 +48,7 @@ def evaluate(
 
     Levels that a task does not know are left out.
     """
-    levels = model.config.levels if task in ("pixels", "latent") else 1
+    levels = model.config.levels if task in ("pixels", "prior", "latent") else 1
     rows: list[dict[str, float]] = []
     middles = [[watch.middle(watch.to_pictures(to_tensor(photo[None]))[0])] for photo in photos]
     for level in range(levels):

@@ -63,7 +63,7 @@ def widen_latent(weights: Mapping[str, Tensor], network: DLF, crops: Tensor) -> 
     kept, added = by_group[:, : count // groups].reshape(-1), by_group[:, count // groups :].T.reshape(-1)
 
     basis, coefficients = _components(narrow, narrow.base, crops, len(added))
-    steps = narrow.bottleneck.prior.start(narrow.bottleneck.prior.vector, 1, 1)[0][:, :, 0, 0]
+    steps = narrow.bottleneck.prior.steps(narrow.bottleneck.prior.vector)
     sizes = _COARSENESS * (steps * (-narrow.base.log_gain).exp()).median(1).values  # of a symbol, for each level
     deviations = torch.ones(len(sizes), more)
     deviations[:, added] = torch.stack([scale_of((coefficients / size).round()) for size in sizes])

@@ -67,6 +67,7 @@ class Learner:
                 others = list(nets.teacher.parameters())
         self._optimisers = Optimisers(nets.model, others, stage, self.device)
         self._trained = [p for module in nets.modules() for p in module.parameters() if p.requires_grad]
+        self._first_prior = copy.deepcopy(self.averaged.model.bottleneck.prior) if stage.task == "prior" else None
         self.controller = RateController(recipe.target_bpp, stage.first_lambda, stage.controller_rate, self.device)
         self._objective = Objective(stage, perceptual)
         self.adversary: Adversary | None = None
@@ -103,6 +104,8 @@ class Learner:
             state["averaged_teacher"] = self.averaged.teacher.state_dict()
         if self.adversary is not None:
             state["adversary"] = self.adversary.state()
+        if self._first_prior is not None:
+            state["first_prior"] = self._first_prior.state_dict()
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -113,6 +116,8 @@ class Learner:
             self.nets.teacher.load_state_dict(state["teacher"])
             self.averaged.teacher.load_state_dict(state["averaged_teacher"])
         self._optimisers.load_state(state["optimisers"])
+        if self._first_prior is not None:
+            self._first_prior.load_state_dict(state["first_prior"])
         if "adversary" in state:
             self._use_adversary().load_state(state["adversary"])
         self.controller.log_lambda = state["log_lambda"].to(self.device)
@@ -169,6 +174,8 @@ class Learner:
         model, teacher = self.nets.model, self.nets.teacher
         if self.stage.task == "pixels":
             return self._objective.of_pixels(self._call, model, batch)
+        if self._first_prior is not None:
+            return self._objective.of_prior(model, self._first_prior, batch)
         assert teacher is not None
         if self.stage.task == "vqgan":
             return self._objective.of_vqgan(teacher, model, batch)

@@ -104,7 +104,7 @@ class Trainer:
         return load_photos(folder, min_side_px=2 * smallest, limit=VALIDATION_PHOTOS) if folder else []
 
     def _new_teacher(self) -> VqganEncoder | None:
-        if all(stage.task == "pixels" for stage in self.recipe.stages):
+        if not any(stage.needs_vqgan for stage in self.recipe.stages):
             return None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.recipe.seed)

@@ -1,4 +1,4 @@
-"""What each task of a stage compares: pictures end to end, latents with a VQGAN's, or the VQGAN's own pictures."""
+"""What each task of a stage compares: pictures, the bits of two priors, latents with a VQGAN's, or its pictures."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dlfc.model.bottleneck import DetailPrior
 from dlfc.model.dlf import DLF, Reconstruction
 from dlfc.train import vqgan
 from dlfc.train.perceptual import NAMES, Perceptual
@@ -26,6 +27,8 @@ FLAT_WINDOW_PX = 9
 FLAT_VARIANCE = (4 / 255) ** 2  # of the photo in such a window, where an error counts half
 COLOUR_REGION_PX = 64
 STAMP_REGION_PX = 128  # where texture repeats, it need not do so all over a picture
+MOVED_BITS = 6.0  # what moving a value by 1 counts as, beside the bits of a prior
+LEAST_BITS = 4.0  # of a cell: in crops with less, a bit saved counts no more
 TOKEN_SHARPNESS = 150.0  # of the softmax over codes: the cosines of neighbouring codes differ by about 0.01
 
 # What a log names, in this order; a task leaves out what it does not compute.
@@ -156,6 +159,26 @@ class Objective:
             total = total + stage.token_weight * F.mse_loss(soft * 0.5 + 0.5, target)
         spent = (bpp + token_bpp(model)).detach()
         return Outcome(total, terms, pictures, image, target, spent, out.tokens)
+
+    def of_prior(self, model: DLF, first: DetailPrior, batch: Batch) -> Outcome:
+        """The prior alone: its bits, as a part of those of the prior that the stage began with, `first`.
+
+        The values that decoders see are to stay those of that prior: an encoder says by a symbol just above one half
+        what it means to say, and a mean that comes near would silence it.
+        """
+        x = batch.x
+        with torch.no_grad():
+            inputs, features = model.analyse_tokens(x)
+            tokens = model.codebook.nearest(inputs)
+            y = model.analyse_detail(x, features, tokens, batch.level)
+            regions = model.regions(tokens, *x.shape[2:])
+            old = first.quantise(y, batch.level, regions)
+        new = model.bottleneck.prior.quantise(y, batch.level, regions)
+        moved = (new.values - old.values).square()
+        before, after, change = (part.flatten(1).sum(1) for part in (old.bits, new.bits, moved))
+        part = (after + MOVED_BITS * change) / before.clamp(min=LEAST_BITS * y[0, 0].numel())
+        terms = {"bpp": after.mean() / (x.shape[2] * x.shape[3]) + token_bpp(model), "latent": moved.mean()}
+        return Outcome(part.mean(), terms, tokens=tokens)
 
     def of_latents(
         self, call: Callable[[Tensor, Tensor], Latents], model: DLF, encoder: vqgan.VqganEncoder, batch: Batch

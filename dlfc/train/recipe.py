@@ -11,8 +11,10 @@ from typing import Any
 from dlfc.errors import ModelError
 from dlfc.model.config import DLFConfig
 
-TASKS = ("pixels", "latent", "tokens", "vqgan")
+TASKS = ("pixels", "prior", "latent", "tokens", "vqgan")
 OPTIMISERS = ("adamw", "muon")
+_PRIOR = "bottleneck.prior."
+_OF_STEPS = (f"{_PRIOR}vector", f"{_PRIOR}first.")  # what is rounded: with it all symbols could be made zero
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,9 @@ class Stage:
     """
 
     stage: str = "all"  # its name
-    task: str = "pixels"  # what is compared: pictures, latents with those of a VQGAN, the same of tokens alone, a VQGAN
+    # What is compared: pictures, bits of one prior with those of another, latents with those of a VQGAN, the same of
+    # tokens alone, a VQGAN's pictures.
+    task: str = "pixels"
     steps: int = 0
     total_minutes: float = 0.0  # of training itself, without evaluation and compilation
     learn: tuple[str, ...] = ("",)  # parameters whose names begin so are trained
@@ -115,6 +119,11 @@ class Stage:
         if self.compile and self.adversarial_adaptive:
             raise ValueError("adversarial_adaptive looks inside the network, which compile forbids")
 
+    @property
+    def needs_vqgan(self) -> bool:
+        """Whether the encoder of a VQGAN takes part."""
+        return self.task not in ("pixels", "prior")
+
     def progress(self, step: int, seconds: float) -> float:
         """The part of the stage that is done, 0 to 1, after `step` steps and `seconds` of training."""
         if self.steps:
@@ -138,6 +147,8 @@ class Stage:
 
     def learns(self, parameter: str) -> bool:
         """Whether the parameter of this name is trained."""
+        if self.task == "prior" and (not parameter.startswith(_PRIOR) or parameter.startswith(_OF_STEPS)):
+            return False
         return parameter.startswith(self.learn) and not parameter.startswith(self.freeze)
 
 
@@ -163,9 +174,9 @@ class Recipe:
                 raise ValueError(f"{self.model.levels} rate levels need as many first_lambda, or one")
         if any(stage.crop_px % self.model.tile_px for stage in self.stages):
             raise ValueError(f"crop_px must be a multiple of a tile, {self.model.tile_px}")
-        if self.model.base_components and any(stage.task != "pixels" for stage in self.stages):
+        if self.model.base_components and any(stage.needs_vqgan for stage in self.stages):
             raise ValueError(
-                "a network with a linear base learns pixels only: its generator adds to the base's picture"
+                "a network with a linear base learns pixels, or its prior: its generator adds to the base's picture"
             )
 
 
