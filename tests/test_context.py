@@ -18,7 +18,7 @@ from dlfc.model.bottleneck import DetailPrior
 from dlfc.model.config import DLFConfig
 from dlfc.model.dlf import DLF
 from dlfc.tensors import as_integers
-from dlfc.train.growth import with_context
+from dlfc.train.growth import widen_latent, with_context
 from dlfc.train.warmstart import warm_start
 
 PLAIN = replace(SEEING, prior_context=0)
@@ -89,6 +89,17 @@ def test_a_network_that_is_given_a_context_goes_on_as_it_was() -> None:
     new(x, level).quantised.bits.sum().backward()
     assert context.out.weight.grad is not None
     assert context.out.weight.grad.abs().sum() > 0
+
+
+def test_a_latent_can_grow_and_its_prior_see_tokens_at_once() -> None:
+    old, new = make_network(PLAIN), DLF(replace(SEEING, latent_dim=12)).eval()
+    x, level = torch.rand(4, 3, 64, 64) * 2 - 1, torch.tensor([0.0, 0.5, 1.0, 2.0])
+    widen_latent(with_context(old.state_dict(), new), new, x)
+    kept = torch.arange(12).view(4, -1)[:, :2].reshape(-1)
+    with torch.inference_mode():
+        after, before = (network(x, level).quantised for network in (new, old))
+    torch.testing.assert_close(after.scales[:, kept], before.scales, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after.values[:, kept], before.values, rtol=1e-4, atol=1e-4)
 
 
 def test_a_warm_start_tells_the_prior_what_tokens_are() -> None:

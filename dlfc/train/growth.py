@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dlfc.errors import ModelError
 from dlfc.model.base import LinearBase, cut_patches
-from dlfc.model.bottleneck import PASS_POSITIONS
+from dlfc.model.bottleneck import PASS_POSITIONS, TokenContext
 from dlfc.model.dlf import DLF
 from dlfc.train.warmstart import principal, scale_of, silence, start_context, start_prior
 
@@ -38,9 +38,9 @@ def with_context(weights: Mapping[str, Tensor], network: DLF) -> Mapping[str, Te
     """`weights`, with a context of tokens for the prior if `network` has one and they do not."""
     if network.bottleneck.prior.context is None or any(name.startswith(_CONTEXT) for name in weights):
         return weights
-    own = {name: value for name, value in network.state_dict().items() if name.startswith(_CONTEXT)}
-    codes = start_context(weights["codebook.entries"], weights["base.token_codes.weight"], own[f"{_CONTEXT}codes"])
-    return {**weights, **own, f"{_CONTEXT}codes": codes}
+    context = TokenContext(replace(network.config, latent_dim=weights[_VECTOR].shape[1]))
+    context.codes.copy_(start_context(weights["codebook.entries"], weights["base.token_codes.weight"], context.codes))
+    return {**weights, **{f"{_CONTEXT}{name}": value for name, value in context.state_dict().items()}}
 
 
 @torch.no_grad()
