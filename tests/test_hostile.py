@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import real_command, run_process
 from networks import TINY, install, photo
 from PIL import Image
@@ -51,7 +52,7 @@ def blank(codec: Codec, width_px: int, height_px: int) -> Container:
     semantic = codec.model.tokens.pack(tokens, across)
     detail, check = Encoder(), SymbolCheck(codec.fingerprint)
     check.add(tokens)
-    passes = codec.symbols.passes(50.0, width_px, height_px)
+    passes = codec.symbols.passes(50.0, width_px, height_px, torch.from_numpy(tokens).long())
     for indices in passes:
         symbols = np.zeros_like(indices)
         detail.put(symbols, indices, codec.model.detail_tables)

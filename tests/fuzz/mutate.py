@@ -131,6 +131,8 @@ def resized(data: bytes, random: np.random.Generator) -> bytes:
 
 def forged(codec: Any, random: np.random.Generator) -> bytes:
     """A file whose checks all fit and whose symbols no picture would give; half of them cut."""
+    import torch
+
     from dlfc.entropy.coder import Encoder
     from dlfc.formats import Container, pack
 
@@ -141,7 +143,7 @@ def forged(codec: Any, random: np.random.Generator) -> bytes:
     semantic, detail = codec.model.tokens.pack(tokens, across), Encoder()
     check = crc_hqx(tokens.astype("<i4").tobytes(), crc_hqx(codec.fingerprint, 0xFFFF))
     quality, reach = int(random.integers(0, 201)) / 2, 2 ** random.uniform(0, 31)
-    passes = codec.symbols.passes(quality, width, height)
+    passes = codec.symbols.passes(quality, width, height, torch.from_numpy(tokens).long())
     for indices in passes:
         symbols = np.clip(random.normal(0, reach, len(indices)), -(2**31), 2**31 - 1).astype(np.int32)
         detail.put(symbols, indices, codec.model.detail_tables)
