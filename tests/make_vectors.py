@@ -38,6 +38,7 @@ from dlfc.entropy.prior import ONE
 from dlfc.entropy.tables import TableSet, gaussian_masses, quantise_counts, token_table
 from dlfc.entropy.tokens import GROUP
 from dlfc.formats import Container, Extra, pack, unpack
+from dlfc.model.dlf import DLF
 from dlfc.zoo import store
 
 NAME = "vectors-1"
@@ -86,35 +87,34 @@ def short_tables() -> tuple[TableSet, np.ndarray]:
     return TableSet(cdf, lengths, offsets), np.array([math.ceil(scale * ONE) for scale in scales], np.int64)
 
 
+def saved(folder: Path, name: str, network: DLF, tokens: TableSet | dict[str, torch.Tensor]) -> Codec:
+    """Write `network` to `folder` as a model with short tables and load it."""
+    tables, thresholds = short_tables()
+    with mock.patch.object(store, "gaussian_tables", return_value=(tables, thresholds)):  # its thresholds
+        store.save(network, folder / f"{name}.safetensors", tables, tokens)
+    return Codec.load(name, device="cpu", models_dir=folder)
+
+
 def make_model(folder: Path) -> Codec:
     """Write the model of the vectors to `folder` and load it."""
-    tables, thresholds = short_tables()
     tokens = token_table(1000 // np.arange(1, CONFIG.codebook_size + 1) ** 1.2)
-    with mock.patch.object(store, "gaussian_tables", return_value=(tables, thresholds)):  # its thresholds
-        store.save(make_network(CONFIG, seed=5), folder / f"{NAME}.safetensors", tables, tokens)
-    return Codec.load(NAME, device="cpu", models_dir=folder)
+    return saved(folder, NAME, make_network(CONFIG, seed=5), tokens)
 
 
 def make_neighbours_model(folder: Path) -> Codec:
     """Write the model whose tokens have a prior to `folder` and load it."""
-    tables, thresholds = short_tables()
     prior = {name: torch.from_numpy(value) for name, value in token_prior(NEIGHBOURS_CONFIG.codebook_size).items()}
-    with mock.patch.object(store, "gaussian_tables", return_value=(tables, thresholds)):
-        store.save(make_network(NEIGHBOURS_CONFIG, seed=7), folder / f"{NEIGHBOURS}.safetensors", tables, prior)
-    return Codec.load(NEIGHBOURS, device="cpu", models_dir=folder)
+    return saved(folder, NEIGHBOURS, make_network(NEIGHBOURS_CONFIG, seed=7), prior)
 
 
 def make_context_model(folder: Path) -> Codec:
     """Write the model whose detail prior sees tokens to `folder` and load it."""
-    tables, thresholds = short_tables()
     network = make_network(CONTEXT_CONFIG, seed=9)
     context = network.bottleneck.prior.context
     assert context is not None
     context.codes[7] = torch.tensor([2.0**14, -(2.0**14), 0.0])  # the bound
     tokens = token_table(np.full(CONTEXT_CONFIG.codebook_size, 10))
-    with mock.patch.object(store, "gaussian_tables", return_value=(tables, thresholds)):
-        store.save(network, folder / f"{CONTEXT}.safetensors", tables, tokens)
-    return Codec.load(CONTEXT, device="cpu", models_dir=folder)
+    return saved(folder, CONTEXT, network, tokens)
 
 
 def token_prior(size: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -309,12 +309,18 @@ def bad_files(codec: Codec) -> dict[str, Bad]:
     return bad
 
 
-def neighbours_good_files(codec: Codec) -> dict[str, bytes]:
-    """Valid files by name, of the model with a token prior."""
+def encoded(codec: Codec) -> dict[str, bytes]:
+    """Pictures of some sizes, one of them at three qualities, by name."""
     files = {}
     for size in NEIGHBOURS_SIZES:
         for quality in (0, 62.5, 100) if size == (65, 129) else (62.5,):
             files[f"{size[0]}x{size[1]}-q{quality:g}"] = codec.encode(picture(*size), quality=quality)
+    return files
+
+
+def neighbours_good_files(codec: Codec) -> dict[str, bytes]:
+    """Valid files by name, of the model with a token prior."""
+    files = encoded(codec)
     wide, tall = (320, 256), (100, 450)
     every = np.arange(tokens_of(codec, wide)) * 7 % NEIGHBOURS_CONFIG.codebook_size
     sections = {
@@ -328,10 +334,7 @@ def neighbours_good_files(codec: Codec) -> dict[str, bytes]:
 
 def context_good_files(codec: Codec) -> dict[str, bytes]:
     """Valid files by name, of the model whose detail prior sees tokens."""
-    files = {}
-    for size in NEIGHBOURS_SIZES:
-        for quality in (0, 62.5, 100) if size == (65, 129) else (62.5,):
-            files[f"{size[0]}x{size[1]}-q{quality:g}"] = codec.encode(picture(*size), quality=quality)
+    files = encoded(codec)
     every = np.arange(3 * CONTEXT_CONFIG.tokens_per_tile) * 7 % CONTEXT_CONFIG.codebook_size
     return files | {"every-token": pack(write_symbols(codec, (192, 64), 25, every, lambda n: np.arange(n) % 7 // 6))}
 

@@ -116,8 +116,8 @@ class IntegerPrior:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Step, scales, means and the common map of a latent of `height` x `width` cells, each C H W.
 
-        `regions` R S are the tokens of the picture's regions, which must be given if the prior sees them. What does not
-        depend on them is kept for the next small picture. Not to be written to.
+        `regions` R S, or 1 R S, are the tokens of the picture's regions, which must be given if the prior sees them.
+        What does not depend on them is kept for the next small picture. Not to be written to.
         """
         step, *maps = self._alike(quality_step, height, width)
         if self._sees_tokens:
@@ -149,8 +149,9 @@ class IntegerPrior:
 
     def _of_tokens(self, quality_step: int, height: int, width: int, regions: Tensor) -> Tensor:
         """What the tokens of regions add to scales, means and common map, 3C H W."""
-        rows, cols = regions.shape
-        x = self._pointwise("context.spread", self._tensors[CODES][regions.to(self.device)].movedim(2, 0))
+        rows, cols = regions.shape[-2:]
+        codes = self._tensors[CODES][regions.view(rows, cols).to(self.device)]
+        x = self._pointwise("context.spread", codes.movedim(2, 0))
         x = x.view(height // rows, width // cols, -1, rows, cols).permute(2, 3, 0, 4, 1)  # C R rows S columns
         x = _clamp(x.reshape(-1, height, width) + self._vector(quality_step, height, width))
         return self._pointwise("context.out", self._block("context.blocks.1", self._block("context.blocks.0", x)))
@@ -219,11 +220,10 @@ class FourPasses:
         visible: tuple[int, int],
         regions: Tensor | None = None,
     ) -> None:
-        """Of a latent of `size` cells; `regions` are the tokens for a prior that sees them, R S or 1 R S."""
+        """Of a latent of `size` cells; `regions` as in `IntegerPrior.start`."""
         self._prior, self._thresholds = prior, thresholds.to(prior.device)
         height, width = size
-        known = None if regions is None else regions.view(regions.shape[-2:])
-        self._step, self._scales, self._means, self._common = prior.start(quality_step, height, width, known)
+        self._step, self._scales, self._means, self._common = prior.start(quality_step, height, width, regions)
         self._values = torch.zeros_like(self._step)
         self._masks = pass_masks(prior.channels, height, width).to(prior.device)
         self._seen = torch.zeros(height, width, dtype=torch.bool, device=prior.device)

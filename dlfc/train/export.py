@@ -13,6 +13,7 @@ from torch import Tensor
 from dlfc.entropy.prior import ONE, FourPasses, IntegerPrior, to_integers
 from dlfc.entropy.tables import detail_tables, scale_thresholds, token_table
 from dlfc.errors import ModelError
+from dlfc.model.base import by_region
 from dlfc.model.bottleneck import at_level
 from dlfc.model.config import DLFConfig
 from dlfc.model.dlf import DLF
@@ -104,12 +105,10 @@ def export(
 @torch.no_grad()
 def token_grids(network: DLF, crops: Crops, count: int) -> Tensor:
     """Tokens of `count` crops, by rows of the crop, each of which stands for a region: `count` H W."""
-    config, grids = network.config, []
-    (rows, columns), tiles = config.base_regions, crops.size_px // config.tile_px
+    grids = []
     for first in range(0, count, _TOGETHER):
         inputs, _ = network.analyse_tokens(crops.batch(min(_TOGETHER, count - first)).cpu())
-        tokens = network.codebook.nearest(inputs).view(-1, tiles, tiles, rows, columns)
-        grids.append(tokens.transpose(2, 3).reshape(-1, tiles * rows, tiles * columns))
+        grids.append(by_region(network.config, network.codebook.nearest(inputs), crops.size_px, crops.size_px))
     return torch.cat(grids)
 
 
