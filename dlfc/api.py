@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from PIL import Image
@@ -22,6 +23,7 @@ def encode(
     target_bpp: float | None = None,
     effort: int = PLAIN,
     keep: str | None = None,
+    grain: bool = True,
     model: str | None = None,
     device: str = "auto",
     max_pixels: int = DEFAULT_MAX_PIXELS,
@@ -33,7 +35,8 @@ def encode(
     time to make more of that size. Gray pictures stay gray, transparency is kept without loss, and the picture is
     stored upright if `image` has EXIF data that say how it lies. `keep` names what else is kept: `"icc"`, `"exif"`,
     `"xmp"`, several with commas between them, `"all"` or `"none"`; with None, a well-known colour profile is kept as
-    one byte, and other colours become sRGB. `model` is a name or the path of a weights file, `device` auto, cpu or
+    one byte, and other colours become sRGB. Of noise its strength is measured, and decoders make such grain anew,
+    unless `grain` is False. `model` is a name or the path of a weights file, `device` auto, cpu or
     cuda. The model stays loaded for the next call.
 
     Raises LimitError if the picture has more than `max_pixels` pixels, or no file is as small as the target,
@@ -51,7 +54,7 @@ def encode(
         raise TypeError(f"encode takes a picture of PIL.Image, not {type(image).__name__}; PIL.Image.open reads a file")
     if 0 in image.size:
         raise ValueError("the picture has no pixels")
-    prepared = prepare(image, USUAL if keep is None else parse_keep(keep))
+    prepared = prepare(image, replace(USUAL if keep is None else parse_keep(keep), grain=grain))
     return _codec(model, device, *what_to_load(effort)).encode(
         prepared.whole(),
         quality=quality,

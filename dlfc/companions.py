@@ -23,6 +23,7 @@ from dlfc.formats import (
     pack_companions,
     unpack_companions,
 )
+from dlfc.grain import strength_of, with_grain
 from dlfc.keep import Keep
 from dlfc.pixels import GRAY_MODES, separate
 from dlfc.raw import RawPicture, strips
@@ -73,6 +74,8 @@ def prepare(source: Image.Image, keep: Keep, *, deep: bool = False, find_gray: b
         companions = replace(companions, gray=True, colour_space=None)
     orientation = _orientation(source, details)
     rgb = _turn(rgb, orientation)
+    if keep.grain:
+        companions = replace(companions, grain=strength_of(rgb))
     if pixels.alpha is not None:
         alpha = _turn(pixels.alpha, orientation)
         rgb, companions = _transparency(rgb, alpha, companions, keep, notes, details)
@@ -93,7 +96,8 @@ def prepare_raw(source: Image.Image, picture: RawPicture, keep: Keep) -> Prepare
     if source.info.get("icc_profile") or "transparency" in source.info or _orientation(source, details) != 1 or details:
         return None
     gray = picture.mode in GRAY_MODES or _is_gray(picture, Companions())
-    companions = _metadata(source, Companions(gray=gray), keep, notes, details)
+    grain = strength_of(picture) if keep.grain else 0
+    companions = _metadata(source, Companions(gray=gray, grain=grain), keep, notes, details)
     return Prepared(picture, pack_companions(companions), tuple(notes), tuple(details))
 
 
@@ -115,11 +119,12 @@ class Finish:
             raise LimitError(f"not enough memory for a picture of {size[0]}x{size[1]} pixels") from error
         return cls(companions, alpha)
 
-    def apply(self, rgb: Image.Image) -> Image.Image:
-        """The picture in mode L, LA, RGB or RGBA, with what was kept in its `info`."""
+    def apply(self, rgb: Image.Image, top: int = 0) -> Image.Image:
+        """Rows from `top` on in mode L, LA, RGB or RGBA, with what was kept of the picture in their `info`."""
+        rgb = with_grain(rgb, self.companions.grain, top)
         image = rgb.convert("L") if self.companions.gray else rgb
         if self.alpha is not None:
-            image.putalpha(self.alpha)
+            image.putalpha(self.alpha.crop((0, top, rgb.width, top + rgb.height)))
         for name, data in info_of(self.companions).items():
             image.info[name] = data
         return image

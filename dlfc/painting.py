@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from PIL import Image
 from torch import Tensor
@@ -60,12 +60,5 @@ def in_strips(
         for place, ((width_px, height_px), finish) in enumerate(zip(sizes, finishes, strict=True)):
             seen = pixels[place, : max(0, height_px - top), :width_px]
             if len(seen):
-                yield place, top, _finished(finish, to_image(seen), top)
+                yield place, top, finish.apply(to_image(seen), top)
         top += pixels.shape[1]
-
-
-def _finished(finish: Finish, rgb: Image.Image, top: int) -> Image.Image:
-    """What `finish` makes of the strip of its picture whose first row is `top`."""
-    if finish.alpha is not None:
-        finish = replace(finish, alpha=finish.alpha.crop((0, top, rgb.width, top + rgb.height)))
-    return finish.apply(rgb)

@@ -1,4 +1,4 @@
-"""What optional sections hold: metadata, gray, colour space, transparency. SPEC.md, "Companions", says the same.
+"""What optional sections hold: metadata, gray, colour space, grain, transparency. SPEC.md, "Companions", says the same.
 
 Unpacking is bounded by the limits here and by the size of the picture, whatever a payload claims.
 """
@@ -31,7 +31,8 @@ class Companions:
     """What comes with a picture.
 
     `icc`, `exif` (as TIFF, from its `II` or `MM` on) and `xmp` are as they were, `gray` says that the picture has no
-    colours. Without `icc` and `colour_space` it is sRGB. `alpha` is the coded plane, as it stands in the file.
+    colours. Without `icc` and `colour_space` it is sRGB. `grain` is the strength of its noise, 0 to 255. `alpha` is the
+    coded plane, as it stands in the file.
     """
 
     icc: bytes | None = None
@@ -39,6 +40,7 @@ class Companions:
     xmp: bytes | None = None
     gray: bool = False
     colour_space: ColourSpace | None = None
+    grain: int = 0
     alpha: bytes | None = None
 
     @property
@@ -58,6 +60,8 @@ def pack_companions(companions: Companions) -> tuple[Extra, ...]:
         sections.append(Extra(Kind.GRAY, b""))
     if companions.colour_space is not None:
         sections.append(Extra(Kind.COLOUR, bytes([companions.colour_space])))
+    if companions.grain:
+        sections.append(Extra(Kind.GRAIN, bytes([companions.grain])))
     if companions.alpha is not None:
         sections.append(Extra(Kind.ALPHA, companions.alpha))
     return tuple(sections)
@@ -75,6 +79,9 @@ def unpack_companions(extras: Iterable[Extra]) -> Companions:
     colour = payloads.get(Kind.COLOUR)
     if colour is not None and len(colour) != 1:
         raise damaged(Kind.COLOUR)
+    grain = payloads.get(Kind.GRAIN, b"\0")
+    if len(grain) != 1:
+        raise damaged(Kind.GRAIN)
     alpha = payloads.get(Kind.ALPHA)
     if alpha == b"":
         raise damaged(Kind.ALPHA)
@@ -83,6 +90,7 @@ def unpack_companions(extras: Iterable[Extra]) -> Companions:
         **metadata,
         gray=Kind.GRAY in payloads,
         colour_space=ColourSpace(colour[0]) if colour is not None and known else None,
+        grain=grain[0],
         alpha=alpha,
     )
 

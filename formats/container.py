@@ -28,6 +28,7 @@ class Kind(IntEnum):
     XMP = 0x03
     GRAY = 0x04
     COLOUR = 0x05
+    GRAIN = 0x06
     ALPHA = 0x84
 
 

@@ -30,7 +30,7 @@ MAX_SIDE_PX = 1 << 20
 PASSES = ((0, 1, 2, 3), (3, 2, 1, 0), (2, 3, 0, 1), (1, 0, 3, 2))  # position of each channel group, by pass
 
 
-ICC, EXIF, XMP, GRAY, COLOUR_SPACE, ALPHA = 1, 2, 3, 4, 5, 0x84
+ICC, EXIF, XMP, GRAY, COLOUR_SPACE, GRAIN, ALPHA = 1, 2, 3, 4, 5, 6, 0x84
 CODINGS = STORED, DEFLATE, VP8L, CONSTANT = 0, 1, 2, 3
 
 
@@ -153,6 +153,7 @@ class Companions:
     metadata: dict[int, bytes]
     gray: bool
     colour_space: int | None
+    grain: int
     alpha: bytes | None
 
 
@@ -170,8 +171,23 @@ def read_companions(file: File) -> Companions:
     space = found.get(COLOUR_SPACE)
     if space is not None and len(space) != 1:
         raise Refused(13, "a colour space that is not one byte")
+    grain = found.get(GRAIN, b"\0")
+    if len(grain) != 1:
+        raise Refused(13, "grain that is not one byte")
     alpha = None if ALPHA not in found else _plane(found[ALPHA], file.width_px, file.height_px)
-    return Companions(metadata, GRAY in found, space[0] if space in (b"\1", b"\2") else None, alpha)
+    return Companions(metadata, GRAY in found, space[0] if space in (b"\1", b"\2") else None, grain[0], alpha)
+
+
+def grain_at(row: int, column: int, strength: int) -> int:
+    """What grain adds to the colours of a pixel."""
+
+    def mixed(x: int) -> int:
+        for _ in range(2):
+            x = (x ^ x >> 16) * 0x045D9F3B & 0xFFFFFFFF
+        return x ^ x >> 16
+
+    drawn = mixed(mixed(row) + column & 0xFFFFFFFF)
+    return (strength * ((drawn >> 16) + (drawn & 0xFFFF) - 65535) + (1 << 17)) // (1 << 18)
 
 
 def _content(payload: bytes, limit: int) -> bytes:

@@ -66,6 +66,7 @@ def encode(
     model: options.Model = None,
     keep: options.KeepNames = None,
     no_alpha: options.NoAlpha = False,
+    no_grain: options.NoGrain = False,
     device: options.Device = "auto",
     jobs: options.Jobs = 1,
     engine: options.Engine = "local",
@@ -83,7 +84,8 @@ def encode(
     standard output. Files that exist are kept unless -f is given. With --recursive, INPUT may be a folder.
 
     The picture is stored upright, with 8 bits per sample. Gray stays gray and transparency is kept. Colours become
-    sRGB unless their profile is kept. What else was converted or dropped is said in one line.
+    sRGB unless their profile is kept. Of noise the strength is kept. What else was converted or dropped is said in one
+    line.
     """
     options.refuse_targets(quality, target_size, target_bpp)
     work = Work(
@@ -102,7 +104,8 @@ def encode(
         as_json=json,
     )
     codecs = Codecs(model, device, *what_to_load(effort))
-    task = _Encoding(codecs, quality, target_size, target_bpp, max_pixels, _what_to_keep(keep, no_alpha), effort)
+    kept = _what_to_keep(keep, no_alpha=no_alpha, no_grain=no_grain)
+    task = _Encoding(codecs, quality, target_size, target_bpp, max_pixels, kept, effort)
     work.run(task)
 
 
@@ -192,11 +195,11 @@ class _Encoding:
         )
 
 
-def _what_to_keep(names: str | None, no_alpha: bool) -> Keep:
+def _what_to_keep(names: str | None, *, no_alpha: bool, no_grain: bool) -> Keep:
     from dlfc.keep import USUAL, parse_keep
 
     keep = USUAL if names is None else parse_keep(names)
-    return replace(keep, alpha=not no_alpha)
+    return replace(keep, alpha=not no_alpha, grain=not no_grain)
 
 
 def prepare_pillow() -> None:

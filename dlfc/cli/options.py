@@ -134,6 +134,14 @@ NoAlpha = Annotated[
         "--no-alpha", help="Lay transparent parts over white; otherwise they are kept.", rich_help_panel=MODEL
     ),
 ]
+NoGrain = Annotated[
+    bool,
+    typer.Option(
+        "--no-grain",
+        help="Leave film grain out; otherwise its strength is measured and decoders make such grain anew.",
+        rich_help_panel=MODEL,
+    ),
+]
 
 
 def _model_option(default: str) -> Any:
