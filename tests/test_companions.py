@@ -372,6 +372,7 @@ def test_what_jpeg_has_no_room_for_is_left_out_and_said() -> None:
         xmp=st.none() | st.text(max_size=99).map(str.encode),
         gray=st.booleans(),
         colour_space=st.none() | st.sampled_from(ColourSpace),
+        grain=st.integers(0, 255),
         alpha=st.none() | st.binary(min_size=1, max_size=99).map(lambda data: b"\0" + data),
     )
 )
