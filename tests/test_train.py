@@ -371,14 +371,15 @@ def exported(finished: Trainer, tmp_path_factory: pytest.TempPathFactory) -> Cod
     return Codec.load("trained", device="cpu", models_dir=folder)
 
 
-def test_levels_are_placed_where_the_network_is_asked_to_have_them(finished: Trainer) -> None:
+@pytest.mark.parametrize("highest", [80, 110])
+def test_levels_are_placed_where_the_network_is_asked_to_have_them(finished: Trainer, highest: float) -> None:
     network, moved = (load_run(finished.out / "state.pt", TINY) for _ in range(2))
-    place_levels(moved, (0, 60, 80))
+    place_levels(moved, (0, 60, highest))
     of_levels = [name for name, vectors in network.named_parameters() if len(vectors) == 3 and vectors.ndim == 2]
     assert len(of_levels) == 4
     for name in of_levels:
         before, after = (each.get_parameter(name) for each in (network, moved))
-        for level, place in ((0.0, 0.0), (1.0, 1.2), (1.5, 1.4), (2.0, 1.6)):
+        for level, place in ((0.0, 0.0), (1.0, 1.2), (1.5, 0.6 + highest / 100), (2.0, highest / 50)):
             expected = at_level(before, torch.tensor([place]))
             assert torch.allclose(at_level(after, torch.tensor([level])), expected, rtol=1e-6)
     with pytest.raises(ModelError, match="3 levels, not 2"):

@@ -58,8 +58,10 @@ def test_levels_are_as_many_as_the_recipe_has_and_go_with_an_export(command: lis
     few = run(command, "--export", tmp_path / "mine.safetensors", "--levels", "0,100")
     assert few.returncode == 2
     assert b"has 3 levels" in few.stderr
+    high = run(command, "--export", tmp_path / "mine.safetensors", "--levels", "0,50,121")
+    assert (high.returncode, b"not a number from 0 to 120" in high.stderr) == (2, True)
     assert not (tmp_path / "run").exists()
-    placed = run(command, "--export", tmp_path / "mine.safetensors", "--levels", "80,0,60")
+    placed = run(command, "--export", tmp_path / "mine.safetensors", "--levels", "110,0,60")
     assert placed.returncode == 0, placed.stderr
 
 

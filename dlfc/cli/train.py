@@ -81,7 +81,7 @@ def train(
         str | None,
         typer.Option(
             metavar="LIST",
-            parser=values.parse_qualities,
+            parser=values.parse_levels,
             help="Qualities of the run that become the rate levels of the model: its -q 0, then evenly up to 100.",
             show_default=False,
         ),

@@ -24,10 +24,7 @@ def parse_count(value: str | int) -> int:
 
 def parse_quality(value: str | float) -> float:
     """Return the quality that a file can state and that is nearest to what was asked for."""
-    text = str(value)
-    if not re.fullmatch(r"[0-9]+\.?[0-9]*|\.[0-9]+", text) or float(text) > 100:
-        raise typer.BadParameter(f"{text!r} is not a number from 0 to 100")
-    return nearest_quality(float(text))
+    return nearest_quality(_number(str(value), 100))
 
 
 def parse_qualities(text: str) -> str:
@@ -38,6 +35,20 @@ def parse_qualities(text: str) -> str:
     if len(set(map(float, names))) < len(names):
         raise typer.BadParameter(f"{text!r} names a quality twice")
     return ",".join(names)
+
+
+def parse_levels(text: str) -> str:
+    """Return a list of qualities of a training run, which may lie a little beyond its highest level."""
+    names = [name.strip() for name in text.split(",")]
+    if len({_number(name, 120) for name in names}) < len(names):
+        raise typer.BadParameter(f"{text!r} names a quality twice")
+    return ",".join(names)
+
+
+def _number(text: str, highest: int) -> float:
+    if not re.fullmatch(r"[0-9]+\.?[0-9]*|\.[0-9]+", text) or float(text) > highest:
+        raise typer.BadParameter(f"{text!r} is not a number from 0 to {highest}")
+    return float(text)
 
 
 # A bare K may mean either; of the smaller one, no file is above what was meant.

@@ -41,9 +41,10 @@ def load_run(state: Path, config: DLFConfig) -> DLF:
 
 @torch.no_grad()
 def place_levels(network: DLF, qualities: Sequence[float]) -> None:
-    """Make what `network` does at `qualities`, 0 to 100 and rising, its rate levels.
+    """Make what `network` does at `qualities`, rising from 0 up, its rate levels.
 
-    Raises ModelError if these are not as many as it has.
+    Above 100 the vectors of levels go on as between the highest two. Raises ModelError if qualities are not as many as
+    levels.
     """
     bottleneck = network.bottleneck
     if len(qualities) != bottleneck.levels:
