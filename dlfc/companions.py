@@ -23,7 +23,6 @@ from dlfc.formats import (
     pack_companions,
     unpack_companions,
 )
-from dlfc.grain import strength_of, with_grain
 from dlfc.keep import Keep
 from dlfc.pixels import GRAY_MODES, separate
 from dlfc.raw import RawPicture, strips
@@ -75,7 +74,7 @@ def prepare(source: Image.Image, keep: Keep, *, deep: bool = False, find_gray: b
     orientation = _orientation(source, details)
     rgb = _turn(rgb, orientation)
     if keep.grain:
-        companions = replace(companions, grain=strength_of(rgb))
+        companions = replace(companions, grain=_grain_of(rgb))
     if pixels.alpha is not None:
         alpha = _turn(pixels.alpha, orientation)
         rgb, companions = _transparency(rgb, alpha, companions, keep, notes, details)
@@ -96,7 +95,7 @@ def prepare_raw(source: Image.Image, picture: RawPicture, keep: Keep) -> Prepare
     if source.info.get("icc_profile") or "transparency" in source.info or _orientation(source, details) != 1 or details:
         return None
     gray = picture.mode in GRAY_MODES or _is_gray(picture, Companions())
-    grain = strength_of(picture) if keep.grain else 0
+    grain = _grain_of(picture) if keep.grain else 0
     companions = _metadata(source, Companions(gray=gray, grain=grain), keep, notes, details)
     return Prepared(picture, pack_companions(companions), tuple(notes), tuple(details))
 
@@ -121,7 +120,10 @@ class Finish:
 
     def apply(self, rgb: Image.Image, top: int = 0) -> Image.Image:
         """Rows from `top` on in mode L, LA, RGB or RGBA, with what was kept of the picture in their `info`."""
-        rgb = with_grain(rgb, self.companions.grain, top)
+        if self.companions.grain:
+            from dlfc.grain import with_grain
+
+            rgb = with_grain(rgb, self.companions.grain, top)
         image = rgb.convert("L") if self.companions.gray else rgb
         if self.alpha is not None:
             image.putalpha(self.alpha.crop((0, top, rgb.width, top + rgb.height)))
@@ -197,6 +199,12 @@ def _is_gray(rgb: Image.Image | RawPicture, companions: Companions) -> bool:
 def _is_gray_strip(strip: Image.Image) -> bool:
     red, green, blue = strip.split()
     return all(ImageChops.difference(red, other).getextrema() == (0, 0) for other in (green, blue))
+
+
+def _grain_of(picture: Image.Image | RawPicture) -> int:
+    from dlfc.grain import strength_of  # needs numpy, which takes longer to load than opening a file takes
+
+    return strength_of(picture)
 
 
 def _orientation(source: Image.Image, details: list[str]) -> int:
