@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from dlfc.raw import RawPicture
+from dlfc.raw import RawPicture, rows_of
 
 UInt32Array = npt.NDArray[np.uint32]
 LEAST, MOST = 3, 15  # strength that a picture is given, if any; readers take others too
@@ -64,14 +64,10 @@ def _mixed(x: UInt32Array) -> UInt32Array:
 
 def _bands(picture: Image.Image | RawPicture) -> list[npt.NDArray[np.int32]]:
     """Luma of rows of blocks, each with what the filter needs below them."""
-    width, height = picture.size
+    height = picture.size[1]
     tops = range(0, height - _BAND_PX + 1, _BLOCK_PX)
-    bands = []
-    for top in tops[:: -(-len(tops) // _BANDS) or 1]:
-        bottom = top + _BAND_PX
-        rows = picture.rows(top, bottom) if isinstance(picture, RawPicture) else picture.crop((0, top, width, bottom))
-        bands.append(np.asarray(rows.convert("L"), np.int32))
-    return bands
+    chosen = tops[:: -(-len(tops) // _BANDS) or 1]
+    return [np.asarray(rows_of(picture, top, top + _BAND_PX).convert("L"), np.int32) for top in chosen]
 
 
 def _evenest(bands: list[npt.NDArray[np.int32]], shrink: int) -> float:

@@ -81,11 +81,14 @@ def strips(picture: Image.Image | RawPicture) -> Iterator[tuple[int, Image.Image
     width, height = picture.size
     rows = max(1, STRIP_PX // width)
     for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        if isinstance(picture, RawPicture):
-            yield top, _as_rgb(picture.rows(top, bottom))
-        else:
-            yield top, _as_rgb(picture.crop((0, top, width, bottom)))
+        yield top, _as_rgb(rows_of(picture, top, min(top + rows, height)))
+
+
+def rows_of(picture: Image.Image | RawPicture, top: int, bottom: int) -> Image.Image:
+    """The rows of a picture from `top` to before `bottom`, in its mode."""
+    if isinstance(picture, RawPicture):
+        return picture.rows(top, bottom)
+    return picture.crop((0, top, picture.width, bottom))
 
 
 def _runs(tiles: list[tuple[int, int, int, int, int]], size: tuple[int, int]) -> tuple[_Run, ...]:

@@ -29,18 +29,17 @@ def parse_quality(value: str | float) -> float:
 
 def parse_qualities(text: str) -> str:
     """Return a list of qualities, separated by commas, without the spaces in it."""
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        parse_quality(name)
-    if len(set(map(float, names))) < len(names):
-        raise typer.BadParameter(f"{text!r} names a quality twice")
-    return ",".join(names)
+    return _list(text, 100)
 
 
 def parse_levels(text: str) -> str:
     """Return a list of qualities of a training run, which may lie a little beyond its highest level."""
+    return _list(text, 120)
+
+
+def _list(text: str, highest: int) -> str:
     names = [name.strip() for name in text.split(",")]
-    if len({_number(name, 120) for name in names}) < len(names):
+    if len({_number(name, highest) for name in names}) < len(names):
         raise typer.BadParameter(f"{text!r} names a quality twice")
     return ",".join(names)
 
