@@ -67,13 +67,18 @@ def encode(
 
 
 def decode(
-    data: bytes, *, device: str = "auto", allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS
+    data: bytes,
+    *,
+    device: str = "auto",
+    allow_partial: bool = False,
+    grain: bool = True,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
 ) -> Image.Image:
     """The picture in a .dlf file, in mode L, LA, RGB or RGBA.
 
     What was kept of its metadata is in `info`: `icc_profile`, `exif` and `xmp`. With `allow_partial` a file that was
-    cut after its semantic section gives a picture too. The model is the one that the file names; it stays loaded for
-    the next call.
+    cut after its semantic section gives a picture too. Without `grain`, the film grain that a file asks for is left
+    out. The model is the one that the file names; it stays loaded for the next call.
 
     Raises FormatError if the file is damaged or cut short, LimitError if the picture has more than `max_pixels`
     pixels, ModelError if its model is not there, and TypeError if `data` is not bytes.
@@ -88,7 +93,7 @@ def decode(
         raise TypeError(f"decode takes the bytes of a file, not {type(data).__name__}")
     model_id = unpack(data, allow_partial=allow_partial, max_pixels=max_pixels).model_id
     codec = _codec(model_id, device, "decode")
-    return codec.decode(data, allow_partial=allow_partial, max_pixels=max_pixels)
+    return codec.decode(data, allow_partial=allow_partial, grain=grain, max_pixels=max_pixels)
 
 
 @lru_cache(maxsize=4)

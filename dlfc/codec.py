@@ -255,17 +255,24 @@ class Codec:
         if any(isinstance(module, Linear) and module.packed is not None for module in self.model.network.modules()):
             raise ModelError("efforts above 1 need weights in 32 bits; load the model with the precision float32")
 
-    def decode(self, data: bytes, *, allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    def decode(
+        self, data: bytes, *, allow_partial: bool = False, grain: bool = True, max_pixels: int = DEFAULT_MAX_PIXELS
+    ) -> Image.Image:
         """The picture in a .dlf file, in mode L, LA, RGB or RGBA, with what was kept of it in its `info`.
 
-        With `allow_partial` a file that was cut after its semantic section gives a picture too. Raises FormatError if
-        the file is damaged, LimitError if it is larger than `max_pixels` or than memory, ModelError if it names another
-        model.
+        With `allow_partial` a file that was cut after its semantic section gives a picture too; without `grain`, the
+        film grain that a file asks for is left out. Raises FormatError if the file is damaged, LimitError if it is
+        larger than `max_pixels` or than memory, ModelError if it names another model.
         """
-        return self.decode_many([data], allow_partial=allow_partial, max_pixels=max_pixels)[0]
+        return self.decode_many([data], allow_partial=allow_partial, grain=grain, max_pixels=max_pixels)[0]
 
     def decode_many(
-        self, files: Sequence[bytes], *, allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS
+        self,
+        files: Sequence[bytes],
+        *,
+        allow_partial: bool = False,
+        grain: bool = True,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
     ) -> list[Image.Image]:
         """The pictures in .dlf files, each as `decode` gives it but for the last bit of some pixels.
 
@@ -278,13 +285,13 @@ class Codec:
             members = [containers[at] for at in group]
             canvases = [Canvas(container.width_px, container.height_px) for container in members]
             with memory_for(members[0].width_px, members[0].height_px):
-                for place, top, strip in self._paint(members):
+                for place, top, strip in self._paint(members, grain):
                     canvases[place].put(top, strip)
             images |= zip(group, (canvas.image for canvas in canvases), strict=True)
         return [images[at] for at in range(len(files))]
 
     def decode_strips(
-        self, data: bytes, *, allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS
+        self, data: bytes, *, allow_partial: bool = False, grain: bool = True, max_pixels: int = DEFAULT_MAX_PIXELS
     ) -> Strips:
         """The picture in a .dlf file as `decode` gives it, for what need not hold all of it.
 
@@ -292,7 +299,7 @@ class Codec:
         """
         (container,) = self._containers([data], max_pixels, allow_partial)
         size, companions = (container.width_px, container.height_px), unpack_companions(container.extras)
-        strips = (strip for _, _, strip in self._paint([container]))
+        strips = (strip for _, _, strip in self._paint([container], grain))
         return Strips(size, companions.mode, info_of(companions), strips)
 
     def _containers(self, files: Sequence[bytes], max_pixels: int, allow_partial: bool) -> list[Container]:
@@ -310,13 +317,13 @@ class Codec:
             self.tiling.check(container.width_px, container.height_px, max_pixels)
         return containers
 
-    def _paint(self, containers: Sequence[Container]) -> Iterator[tuple[int, int, Image.Image]]:
+    def _paint(self, containers: Sequence[Container], grain: bool) -> Iterator[tuple[int, int, Image.Image]]:
         """Strips of pictures of one padded size from their tops: which picture, the first row, the strip.
 
         Everything about the files is checked before this returns; the network runs as strips are taken.
         """
         with memory_for(containers[0].width_px, containers[0].height_px), torch.inference_mode(), timed("coder"):
-            finishes = [Finish.of(container) for container in containers]  # bad sections cost no work then
+            finishes = [Finish.of(container, grain=grain) for container in containers]  # bad sections cost no work then
             symbols = self.symbols.read(*containers)
         return self._strips(containers, finishes, *symbols)
 

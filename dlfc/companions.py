@@ -108,9 +108,14 @@ class Finish:
     alpha: Image.Image | None
 
     @classmethod
-    def of(cls, container: Container) -> Finish:
-        """What a file says about it. Raises FormatError for damaged sections, LimitError for want of memory."""
+    def of(cls, container: Container, *, grain: bool = True) -> Finish:
+        """What a file says about it, without its grain if that is not wanted.
+
+        Raises FormatError for damaged sections, LimitError for want of memory.
+        """
         companions = unpack_companions(container.extras)
+        if not grain:
+            companions = replace(companions, grain=0)
         size = container.width_px, container.height_px
         try:
             alpha = None if companions.alpha is None else planes.unpack_plane(companions.alpha, size)

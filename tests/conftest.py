@@ -118,13 +118,15 @@ class FakeCodec:
             )
         )
 
-    def decode(self, data: bytes, *, allow_partial: bool = False, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Image:
+    def decode(
+        self, data: bytes, *, allow_partial: bool = False, grain: bool = True, max_pixels: int = DEFAULT_MAX_PIXELS
+    ) -> Image.Image:
         container = unpack(data, max_pixels=max_pixels, allow_partial=allow_partial)
         try:
             small = Image.frombytes("RGB", (4, 4), zlib.decompress(container.semantic))
         except (zlib.error, ValueError) as error:
             raise FormatError("damaged: symbol check fails") from error
-        return Finish.of(container).apply(small.resize((container.width_px, container.height_px)))
+        return Finish.of(container, grain=grain).apply(small.resize((container.width_px, container.height_px)))
 
 
 def install_fake_codec() -> None:

@@ -170,6 +170,7 @@ def test_a_noisy_picture_gets_three_bytes_and_its_noise_back() -> None:
     seen, plain = np.asarray(dlfc.decode(with_it), float), np.asarray(dlfc.decode(without), float)
     strength = unpack_companions(container.extras).grain
     assert abs((seen - plain).std() - strength / 10) < 0.2
+    assert np.array_equal(dlfc.decode(with_it, grain=False), plain)
     assert prepare(picture, PIXELS_ONLY).extras == ()
 
 
@@ -182,3 +183,13 @@ def test_the_command_leaves_grain_out_when_asked(dlfc: Callable[..., Any], tmp_p
     ]
     assert sections == [[Kind.GRAIN], []]
     assert "grain" in dlfc("info", "with.dlf").out
+
+
+def test_the_command_leaves_out_grain_that_a_file_asks_for(dlfc: Callable[..., Any], tmp_path: Path) -> None:
+    noisy(3).save("a.png")
+    for name, options in (("with", ()), ("without", ("--no-grain",))):
+        assert dlfc("encode", "a.png", "-o", f"{name}.dlf", *options).status == 0
+    assert dlfc("decode", "with.dlf", "without.dlf", "--no-grain").status == 0
+    assert dlfc("decode", "with.dlf", "-o", "grain.png").status == 0
+    with_it, plain, grain = (Path(f"{name}.png").read_bytes() for name in ("with", "without", "grain"))
+    assert with_it == plain != grain

@@ -59,6 +59,10 @@ def decode(
             rich_help_panel=options.MODEL,
         ),
     ] = False,
+    no_grain: Annotated[
+        bool,
+        typer.Option("--no-grain", help="Leave out film grain that a file asks for.", rich_help_panel=options.MODEL),
+    ] = False,
     model: options.ModelOfFile = None,
     device: options.Device = "auto",
     jobs: options.Jobs = 1,
@@ -97,7 +101,7 @@ def decode(
         as_json=json,
     )
     codecs = Codecs(model, device, "decode")
-    task = _Decoding(codecs, _output_form(output), allow_partial, max_pixels)
+    task = _Decoding(codecs, _output_form(output), allow_partial, not no_grain, max_pixels)
     work.run(task)
 
 
@@ -115,6 +119,7 @@ class _Decoding:
     codecs: Codecs
     form: str
     allow_partial: bool
+    grain: bool
     max_pixels: int
     load: Load = load
 
@@ -126,7 +131,7 @@ class _Decoding:
     def settings(self) -> dict[str, Any]:
         """What decides the results."""
         model = self.codecs.model and find(self.codecs.model).model_id.hex()
-        return {"model": model, "partial files": self.allow_partial}
+        return {"model": model, "partial files": self.allow_partial, "grain": self.grain}
 
     def read(self, job: Job) -> _Read:
         from dlfc.image import check_side
@@ -154,16 +159,17 @@ class _Decoding:
     def work(self, items: Sequence[_Read]) -> list[Result]:
         if len(items) == 1 and self.form == "PNG" and _pixels(items[0].container) > LARGE_PX:
             return [self._in_strips(items[0])]
-        images = items[0].codec.decode_many(
-            [item.data for item in items], allow_partial=self.allow_partial, max_pixels=self.max_pixels
-        )
+        images = items[0].codec.decode_many([item.data for item in items], **self._how())
         return [self._whole(item, image) for item, image in zip(items, images, strict=True)]
 
     def _in_strips(self, item: _Read) -> Result:
         from dlfc.image import png_pieces
 
-        strips = item.codec.decode_strips(item.data, allow_partial=self.allow_partial, max_pixels=self.max_pixels)
+        strips = item.codec.decode_strips(item.data, **self._how())
         return replace(_result(item, lambda: png_pieces(strips)), by_network=True)
+
+    def _how(self) -> dict[str, Any]:
+        return {"allow_partial": self.allow_partial, "grain": self.grain, "max_pixels": self.max_pixels}
 
     def _whole(self, item: _Read, image: Image.Image) -> Result:
         from dlfc.image import losses, save_image
