@@ -101,7 +101,7 @@ def decode(
         as_json=json,
     )
     codecs = Codecs(model, device, "decode")
-    task = _Decoding(codecs, _output_form(output), allow_partial, not no_grain, max_pixels)
+    task = _Decoding(codecs, _output_form(output), allow_partial, max_pixels, not no_grain)
     work.run(task)
 
 
@@ -119,8 +119,8 @@ class _Decoding:
     codecs: Codecs
     form: str
     allow_partial: bool
-    grain: bool
     max_pixels: int
+    grain: bool = True
     load: Load = load
 
     def prepare(self) -> None:
