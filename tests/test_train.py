@@ -267,32 +267,47 @@ def test_a_run_that_was_stopped_and_resumed_has_the_weights_of_one_that_was_not(
 def test_a_run_can_start_from_the_weights_of_another(
     finished: Trainer, data: Path, metrics: Path, tmp_path: Path
 ) -> None:
-    other = Trainer(RECIPE, data, metrics, tmp_path / "run", None, start_from=finished.out / "state.pt")
+    other = Trainer(RECIPE, data, metrics, tmp_path / "run", None, start_from=[finished.out / "state.pt"])
     assert same(other.nets.model, finished.learner.averaged.model)
     assert same(other.learner.averaged.model, finished.learner.averaged.model)
     assert other.learner.step == 0
+
+
+def test_a_run_can_start_from_the_mean_of_several(finished: Trainer, data: Path, metrics: Path, tmp_path: Path) -> None:
+    one = torch.load(finished.out / "state.pt")
+    two = {name: value + 1 if value.is_floating_point() else value for name, value in one["averaged"].items()}
+    torch.save({"averaged": two, "log_lambda": one["log_lambda"] + 2}, tmp_path / "two.pt")
+    starts = [finished.out / "state.pt", tmp_path / "two.pt"]
+    run = Trainer(RECIPE, data, metrics, tmp_path / "run", None, start_from=starts)
+    for name, value in run.nets.model.state_dict().items():
+        torch.testing.assert_close(value, one["averaged"][name] + (0.5 if value.is_floating_point() else 0))
+    torch.testing.assert_close(run.learner.controller.log_lambda, one["log_lambda"] + 1)
+
+    torch.save({"averaged": {**two, "odd": torch.zeros(1)}}, tmp_path / "odd.pt")
+    with pytest.raises(ModelError, match=r"odd\.pt: not the network of .*state\.pt"):
+        Trainer(RECIPE, data, metrics, tmp_path / "other", None, start_from=[*starts, tmp_path / "odd.pt"])
 
 
 def test_a_run_can_start_from_a_model(finished: Trainer, data: Path, metrics: Path, tmp_path: Path) -> None:
     export(load_run(finished.out / "state.pt", TINY), finished.crops, tmp_path / "made.safetensors", count=4)
     first = replace(RECIPE.stages[0], first_lambda=(9.0, 8.0, 7.0))
     recipe = replace(RECIPE, stages=(first,))
-    run = Trainer(recipe, data, metrics, tmp_path / "run", None, start_from=tmp_path / "made.safetensors")
+    run = Trainer(recipe, data, metrics, tmp_path / "run", None, start_from=[tmp_path / "made.safetensors"])
     for ours, theirs in zip(run.nets.model.parameters(), finished.learner.averaged.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)  # weights of 16 bits, a prior of 14
     assert run.learner.controller.log_lambda.exp().tolist() == pytest.approx([9.0, 8.0, 7.0])
     wider = replace(recipe, model=replace(TINY, mixture_dim=16))
     with pytest.raises(ModelError, match=r"made\.safetensors: does not fit"):
-        Trainer(wider, data, metrics, tmp_path / "other", None, start_from=tmp_path / "made.safetensors")
+        Trainer(wider, data, metrics, tmp_path / "other", None, start_from=[tmp_path / "made.safetensors"])
     with pytest.raises(ModelError, match="no model 'nowhere'"):
-        Trainer(recipe, data, metrics, tmp_path / "third", None, start_from=Path("nowhere"))
+        Trainer(recipe, data, metrics, tmp_path / "third", None, start_from=[Path("nowhere")])
 
 
 def test_a_latent_can_grow_and_what_it_carried_stays_as_it_was(
     finished: Trainer, data: Path, metrics: Path, tmp_path: Path
 ) -> None:
     wider = replace(RECIPE, model=replace(TINY, latent_dim=TINY.latent_dim + 4))
-    run = Trainer(wider, data, metrics, tmp_path / "run", None, start_from=finished.out / "state.pt")
+    run = Trainer(wider, data, metrics, tmp_path / "run", None, start_from=[finished.out / "state.pt"])
     old, new = finished.learner.averaged.model, run.learner.averaged.model
     kept = torch.arange(TINY.latent_dim + 4).view(4, -1)[:, : TINY.latent_dim // 4].reshape(-1)
     x, level = finished.crops.batch(2), torch.tensor([0.5, 1.5])

@@ -105,7 +105,7 @@ def test_a_run_resumes_in_the_stage_where_it_was(published: Trainer, data: Path,
 
 def test_any_stage_can_start_from_any_checkpoint(published: Trainer, data: Path, metrics: Path, tmp_path: Path) -> None:
     start = published.out / "stage-1.pt"
-    trainer = Trainer(published.recipe, data, metrics, tmp_path, None, start_from=start, stage=2)
+    trainer = Trainer(published.recipe, data, metrics, tmp_path, None, start_from=[start], stage=2)
     assert trainer.stage.stage == "latent"
     assert moved(read_state(start)["averaged"], trainer.learner.averaged.model.state_dict()) == set()
     assert trainer.nets.teacher is not None
@@ -120,7 +120,7 @@ def test_a_prior_learns_alone_from_tokens_and_keeps_what_is_said(data: Path, met
     assert Trainer(without, data, metrics, tmp_path / "pixels", None).run()
     recipe = replace(without, model=SEEING, stages=(alone,))
     start = tmp_path / "pixels" / "state.pt"
-    whole = Trainer(recipe, data, metrics, tmp_path / "whole", None, start_from=start)
+    whole = Trainer(recipe, data, metrics, tmp_path / "whole", None, start_from=[start])
     before = deepcopy(whole.nets.model.state_dict())
     assert whole.run(log_steps=1)
     moved = {name for name, value in whole.nets.model.state_dict().items() if not torch.equal(value, before[name])}
@@ -131,7 +131,7 @@ def test_a_prior_learns_alone_from_tokens_and_keeps_what_is_said(data: Path, met
     first, last = (sum(float(row["total"]) for row in part) / 10 for part in (rows[:10], rows[-10:]))
     assert last < 0.98 * first
     assert float(rows[-1]["latent"]) < 0.1
-    stopped = Trainer(recipe, data, metrics, tmp_path / "stopped", None, start_from=start)
+    stopped = Trainer(recipe, data, metrics, tmp_path / "stopped", None, start_from=[start])
     for _ in range(20):
         stopped.train_step()
     stopped.save()

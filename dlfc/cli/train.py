@@ -54,10 +54,11 @@ def train(
         typer.Option(min=0.0, metavar="M", help="Save and stop in good order after M minutes.", show_default=False),
     ] = None,
     start_from: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             metavar="START",
-            help="Begin with the weights of another run's state.pt, or of a model: its name or .safetensors file.",
+            help="Begin with the weights of another run's state.pt, or of a model: its name or .safetensors file. "
+            "Given more than once, with the mean of them.",
             show_default=False,
         ),
     ] = None,
@@ -103,7 +104,7 @@ def train(
     places = sorted(map(float, levels.split(","))) if levels else []
     if places and len(places) != plan.model.levels:
         raise UsageProblem(f"--levels has {len(places)} qualities, but {recipe} has {plan.model.levels} levels")
-    trainer = Trainer(plan, data, metrics, out, validation, start_from=start_from, stage=stage - 1)
+    trainer = Trainer(plan, data, metrics, out, validation, start_from=start_from or (), stage=stage - 1)
     if profile:
         table = trainer.profiled()
         if trainer.workers.leads:

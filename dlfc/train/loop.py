@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from dlfc.train.parallel import Workers
 from dlfc.train.perceptual import Perceptual
 from dlfc.train.profile import Profile
 from dlfc.train.recipe import Recipe, Stage
-from dlfc.train.state import misfit, read_start, read_state
+from dlfc.train.state import misfit, read_mean, read_state
 from dlfc.train.stopping import asked_to_stop
 from dlfc.train.variety import Variety
 from dlfc.train.vqgan import VqganEncoder
@@ -38,7 +39,7 @@ class Trainer:
     """One run in one folder: `state.pt` to resume from, `log.csv`, `validation.csv`, `tokens.csv`, and pictures.
 
     A fresh run begins at `stage`, counted from 0, with the weights of `start_from`, another run's state or a model, or
-    with those of a data-dependent start.
+    the mean of several; or with a data-dependent start.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Trainer:
         out: Path,
         validation: Path | None,
         *,
-        start_from: Path | None = None,
+        start_from: Sequence[Path] = (),
         stage: int = 0,
     ) -> None:
         self.recipe, self.out = recipe, out
@@ -82,10 +83,10 @@ class Trainer:
         else:
             self._begin_anew(stage, start_from)
 
-    def _begin_anew(self, stage: int, start_from: Path | None) -> None:
+    def _begin_anew(self, stage: int, start_from: Sequence[Path]) -> None:
         log_lambda = None
         model, recipe = self.nets.model, self.recipe
-        if start_from is not None:
+        if start_from:
             log_lambda = self._take(start_from)
         elif model.base is not None and self.workers.leads:
             crops = Crops(self.photos, recipe.model.tile_px, recipe.seed)
@@ -142,13 +143,13 @@ class Trainer:
 
     # --- state --------------------------------------------------------------------------------------------------------
 
-    def _take(self, start: Path) -> Tensor | None:
-        """Take the averaged weights of another run, without what its optimiser knew, or those of a model.
+    def _take(self, starts: Sequence[Path]) -> Tensor | None:
+        """Take the averaged weights of other runs, without what their optimisers knew, or those of models: their mean.
 
-        Returns the run's lambdas; a model does not know them.
+        Returns the runs' lambdas; a model does not know them.
         """
-        weights = read_start(start)
         try:
+            weights = read_mean(starts)
             weights["averaged"] = with_context(weights["averaged"], self.nets.model)
             if is_narrower(weights["averaged"], self.nets.model):
                 if self.workers.leads:
@@ -160,7 +161,7 @@ class Trainer:
                 self.nets.teacher.load_state_dict(weights["averaged_teacher"])
             return weights.get("log_lambda")
         except (RuntimeError, KeyError, TypeError) as error:
-            raise misfit(start, error) from error
+            raise misfit(starts[0], error) from error
 
     def _resume(self, path: Path) -> None:
         state = read_state(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,39 @@ def read_start(source: Path) -> dict[str, Any]:
     if source.suffix == ".safetensors" or not (source.suffix == ".pt" or source.exists()):
         return {"averaged": _weights_of(registry.find(str(source)))}
     return read_state(source)
+
+
+def read_mean(sources: Sequence[Path]) -> dict[str, Any]:
+    """What a fresh run takes over from one or more: the means of their weights, and of what their bits weigh.
+
+    Runs that went on from one another, or from one start, often have a mean that is better than each of them (model
+    soups, arXiv 2203.05482). What only some of them know is left out: the teacher, lambdas. Raises ModelError, also
+    where their networks differ.
+    """
+    first, *others = starts = [read_start(source) for source in sources]
+    if not others:
+        return first
+    for source, start in zip(sources, starts, strict=True):
+        if _shapes(start) != _shapes(first):
+            raise ModelError(f"{source}: not the network of {sources[0]}")
+    mean: dict[str, Any] = {"averaged": _mean([start["averaged"] for start in starts])}
+    if all("averaged_teacher" in start for start in starts):
+        mean["averaged_teacher"] = _mean([start["averaged_teacher"] for start in starts])
+    if all("log_lambda" in start for start in starts):
+        mean["log_lambda"] = torch.stack([start["log_lambda"] for start in starts]).mean(0)
+    return mean
+
+
+def _shapes(start: dict[str, Any]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in start.get("averaged", {}).items()}
+
+
+def _mean(weights: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Means of what has one; of other numbers, the first."""
+    return {
+        name: torch.stack([each[name] for each in weights]).mean(0) if value.is_floating_point() else value
+        for name, value in weights[0].items()
+    }
 
 
 def _weights_of(entry: registry.ModelEntry) -> dict[str, torch.Tensor]:
