@@ -43,7 +43,6 @@ from dlfc.zoo import registry, store
 Int32Array = npt.NDArray[np.int32]
 PRECISION_VARIABLE = "DLFC_PRECISION"
 _LARGE = 10**8  # parameters; smaller models encode fast enough, and then every machine writes the same file
-_SLACK_BITS = 64  # tokens whose shortest number is this much shorter than they cost come once in 2^64 pictures
 
 
 @dataclass(frozen=True)
