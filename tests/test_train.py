@@ -333,6 +333,30 @@ def test_a_latent_can_grow_and_what_it_carried_stays_as_it_was(
     run.train_step()
 
 
+def test_a_network_can_get_more_blocks_and_does_at_first_what_it_did(
+    finished: Trainer, data: Path, metrics: Path, tmp_path: Path
+) -> None:
+    depths = ("encoder_layers", "decoder_layers", "swin_in", "swin_out", "swin_up", "fusion_swin", "generator_blocks")
+    depths += ("exchange_attention", "exchange_swin", "exchange_convnext")
+    deeper = replace(RECIPE, model=replace(TINY, **{name: getattr(TINY, name) + 1 for name in depths}))
+    run = Trainer(deeper, data, metrics, tmp_path / "run", None, start_from=[finished.out / "state.pt"])
+    old, new = finished.learner.averaged.model, run.learner.averaged.model
+    assert len(list(new.parameters())) > len(list(old.parameters())) + 100
+    x, level = finished.crops.batch(2), torch.tensor([0.5, 1.5])
+    with torch.inference_mode():
+        pictures = []
+        for network in (old, new):
+            inputs, features = network.analyse_tokens(x)
+            tokens = network.codebook.nearest(inputs)
+            pictures.append(network.reconstruct(tokens, network.analyse_detail(x, features, tokens, level), level))
+    torch.testing.assert_close(pictures[1], pictures[0])
+    run.train_step()
+
+    shallower = replace(RECIPE, model=replace(TINY, encoder_layers=TINY.encoder_layers - 1))
+    with pytest.raises(ModelError, match=r"state\.pt: does not fit"):
+        Trainer(shallower, data, metrics, tmp_path / "other", None, start_from=[finished.out / "state.pt"])
+
+
 def test_the_state_of_another_recipe_is_refused_in_one_line(
     finished: Trainer, data: Path, metrics: Path, tmp_path: Path
 ) -> None:

@@ -1,22 +1,26 @@
-"""What a trained network can be given later: a wider detail latent, and a detail prior that sees tokens.
+"""What a trained network can be given later: more blocks, a wider detail latent, a detail prior that sees tokens.
 
-New channels of the latent begin as principal components of the linear base's error. The old ones go on as before:
-nothing that they say depends on the new ones, until training makes it so. What the prior makes of tokens is nothing at
-first either.
+New blocks begin as the identity. New channels of the latent begin as principal components of the linear base's error.
+The old ones go on as before: nothing that they say depends on the new ones, until training makes it so. What the prior
+makes of tokens is nothing at first either.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dlfc.errors import ModelError
 from dlfc.model.base import LinearBase, cut_patches
 from dlfc.model.bottleneck import PASS_POSITIONS, TokenContext
+from dlfc.model.detail import ConvNeXtBlock, SwinBlock
 from dlfc.model.dlf import DLF
+from dlfc.model.generator import MapAttention, ResidualBlock
+from dlfc.model.vit import VitBlock
 from dlfc.train.warmstart import principal, scale_of, silence, start_context, start_prior
 
 GROWTH_CROPS = 480
@@ -25,6 +29,37 @@ _COARSENESS = 1.15  # of the new channels' steps, by the middle one of the old: 
 _VECTOR = "bottleneck.prior.vector"
 _CONTEXT = "bottleneck.prior.context."
 _OF_CHANNELS = (_VECTOR, "base.log_gain", "base.detail_out.weight")  # each column tells of its own channel alone
+
+_RESIDUAL = (ResidualBlock, MapAttention, VitBlock, SwinBlock, ConvNeXtBlock)  # blocks that add to what they are given
+_LAST = {"conv2", "out", "attention.out", "mlp.contract"}  # the last layer of each branch of such a block
+_UPSAMPLE = re.compile(r"generator\.levels\.\d+\.(\d+)\.conv\.")  # the last of a level, wherever that ends
+
+
+@torch.no_grad()
+def with_blocks(weights: Mapping[str, Tensor], network: DLF) -> Mapping[str, Tensor]:
+    """`weights`, with the residual blocks that `network` has after those of theirs; they add nothing at first.
+
+    What `network` does is then what the shallower one did. It may be changed; its weights are those to be overwritten.
+    """
+    own = network.state_dict()
+    places = {_without_place(name): name for name in own if _UPSAMPLE.match(name)}
+    grown = {places.get(_without_place(name), name): value for name, value in weights.items()}
+    for prefix, block in network.named_modules():
+        names = [name for name in own if name.startswith(f"{prefix}.")]
+        if not isinstance(block, _RESIDUAL) or any(name in grown for name in names):
+            continue
+        for layer, module in block.named_modules():
+            if layer in _LAST:
+                for parameter in module.parameters():
+                    nn.init.zeros_(parameter)
+        grown |= {name: own[name] for name in names}
+    return grown
+
+
+def _without_place(name: str) -> str:
+    """The name of an upsampling's parameter, whatever number of blocks comes before it; other names as they are."""
+    match = _UPSAMPLE.match(name)
+    return name[: match.start(1)] + name[match.end(1) :] if match else name
 
 
 def is_narrower(weights: Mapping[str, Tensor], network: DLF) -> bool:

@@ -17,7 +17,7 @@ from dlfc.evaluate.lpips import Lpips
 from dlfc.model.dlf import DLF
 from dlfc.train.data import Crops, Photos, load_photos
 from dlfc.train.evaluation import Distance, evaluate
-from dlfc.train.growth import GROWTH_CROPS, is_narrower, widen_latent, with_context
+from dlfc.train.growth import GROWTH_CROPS, is_narrower, widen_latent, with_blocks, with_context
 from dlfc.train.learner import Learner, Pair
 from dlfc.train.logbook import Logbook
 from dlfc.train.parallel import Workers
@@ -150,7 +150,7 @@ class Trainer:
         """
         try:
             weights = read_mean(starts)
-            weights["averaged"] = with_context(weights["averaged"], self.nets.model)
+            weights["averaged"] = with_blocks(with_context(weights["averaged"], self.nets.model), self.nets.model)
             if is_narrower(weights["averaged"], self.nets.model):
                 if self.workers.leads:
                     crops = Crops(self.photos, self.recipe.model.tile_px, self.recipe.seed).batch(GROWTH_CROPS).cpu()
