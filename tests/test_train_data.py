@@ -106,8 +106,31 @@ def test_a_frame_hides_a_narrow_rim_and_nothing_else() -> None:
     assert (changed[0][:, rim] == changed[0][:, rim][:, :1]).all()
 
 
+def test_an_enlarged_part_fills_the_crop() -> None:
+    variety = Variety(enlarged=1.0)
+    slope = torch.linspace(-0.5, 0.5, 64).expand(1, 3, 64, 64)  # to the right
+    for seed in range(20):
+        change = variety.draw(np.random.default_rng(seed))
+        assert change.window is not None
+        part, above, left = change.window
+        assert 0.5 <= part <= 1
+        assert max(above, left) + part <= 1
+        changed = variety.apply(slope.clone(), [change])
+        assert changed.shape == slope.shape
+        inside = changed[0, 0, 32, 8:-8]
+        assert (inside[-1] - inside[0]).item() == pytest.approx(part * 47 / 63, rel=0.05)
+
+
+def test_a_calmed_crop_keeps_its_colour_and_half_of_its_contrast() -> None:
+    variety = Variety(calmed=1.0)
+    x = torch.from_numpy(noise(64, 64, 10)).permute(2, 0, 1)[None] / 127.5 - 1
+    changed = variety.apply(x.clone(), [variety.draw(np.random.default_rng(4))])
+    assert torch.allclose(changed.mean((2, 3)), x.mean((2, 3)), atol=1e-5)
+    assert 0.5 <= changed.std() / x.std() < 1
+
+
 def test_variety_is_shared_between_processes() -> None:
     photos = Photos([noise(40, 50, 5), noise(50, 40, 6)])
-    whole, second = (Crops(photos, 16, seed=3, variety=Variety(0.5, 0.5, 0.5)) for _ in range(2))
+    whole, second = (Crops(photos, 16, seed=3, variety=Variety(0.5, 0.5, 0.5, 0.5, 0.5)) for _ in range(2))
     for _ in range(2):
         assert torch.equal(whole.batch(6)[3:], second.batch(6, slice(3, 6)))

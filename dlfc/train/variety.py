@@ -1,4 +1,4 @@
-"""Crops that photos at hand lack: strong and unusual colours, even areas beside detail, and narrow frames."""
+"""Crops that photos at hand lack: strange colours, even parts, narrow frames, large structures, and low contrast."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ _AXIS = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)  # the cross
 _FIELD = 4  # points of a mask to each side
 _PATCH = 2  # means of a crop to each side that its even background runs through
 _FRAME_PX = 8  # of a side, at most
+_ENLARGED = 2.0  # times, at most
+_SHARPENED = 2.0  # times what a blur takes away is added, at most
+_CALMED = 0.5  # of its contrast is left, at least
 
 
 @dataclass(frozen=True)
@@ -27,20 +30,28 @@ class Change:
     sharpness: float = 0.0  # of its outline
     frame: np.ndarray | None = None  # 4: widths at the left, top, right and bottom, in pixels
     frame_colour: np.ndarray | None = None  # 3
+    window: np.ndarray | None = (
+        None  # 3: what is enlarged, the room above it and the room at its left, in parts of a side
+    )
+    sharpening: float = 0.0  # of what was enlarged
+    contrast: float = 1.0  # left of it
 
 
 @dataclass(frozen=True)
 class Variety:
-    """Shares of crops, 0 to 1, that are given other colours, an even background in a part of them, or a frame."""
+    """Shares of crops, 0 to 1, that get other colours, an even background in a part of them, or a frame, of which a
+    part is enlarged to the whole, or that lose contrast."""
 
     recoloured: float = 0.0
     evened: float = 0.0
     framed: float = 0.0
+    enlarged: float = 0.0
+    calmed: float = 0.0
 
     def draw(self, random: np.random.Generator) -> Change:
         """What becomes of the next crop; nothing is drawn for a share of 0."""
-        colours = background = field = frame = frame_colour = None
-        sharpness = 0.0
+        colours = background = field = frame = frame_colour = window = None
+        sharpness, sharpening, contrast = 0.0, 0.0, 1.0
         if self.recoloured and random.random() < self.recoloured:
             turn, strength, gain, shift = random.normal(0, (0.5, 0.4, 0.2, 0.1))
             colours = np.column_stack([np.exp(gain) * _colour_matrix(turn, np.exp(strength)), np.full(3, shift)])
@@ -51,11 +62,21 @@ class Variety:
         if self.framed and random.random() < self.framed:
             frame = random.integers(1, _FRAME_PX + 1, 4) * (random.random(4) < 0.5)  # half of the sides have none
             frame_colour = np.clip(random.uniform(-1, 1) + random.normal(0, 0.1, 3), -1, 1)  # nearly grey
-        return Change(colours, background, field, sharpness, frame, frame_colour)
+        if self.enlarged and random.random() < self.enlarged:
+            part = _ENLARGED ** -random.random()
+            window = np.array([part, *random.uniform(0, 1 - part, 2)])
+            sharpening = random.uniform(0, _SHARPENED)
+        if self.calmed and random.random() < self.calmed:
+            contrast = random.uniform(_CALMED, 1)
+        return Change(colours, background, field, sharpness, frame, frame_colour, window, sharpening, contrast)
 
     def apply(self, crops: Tensor, changes: list[Change]) -> Tensor:
         """`crops` N 3 H W in [-1, 1] with the N `changes` made, in place."""
         for x, change in zip(crops, changes, strict=True):
+            if change.window is not None:
+                x.copy_(_enlarged(x, change.window, change.sharpening))
+            if change.contrast < 1:
+                x.copy_(torch.lerp(x.mean((1, 2), keepdim=True), x, change.contrast))
             if change.colours is not None:
                 x.copy_(_recoloured(x, change.colours))
             if change.field is not None and change.background is not None:
@@ -67,6 +88,17 @@ class Variety:
             if change.frame is not None and change.frame_colour is not None:
                 _draw_frame(x, change.frame, change.frame_colour)
         return crops
+
+
+def _enlarged(x: Tensor, window: np.ndarray, sharpening: float) -> Tensor:
+    """A `window` of `x` 3 H W at its size, plus `sharpening` times what a blur over 3x3 pixels takes away from it."""
+    height, width = x.shape[1:]
+    part, above, left = window
+    top, start = int(above * height), int(left * width)
+    seen = x[None, :, top : top + round(part * height), start : start + round(part * width)]
+    large = F.interpolate(seen, (height, width), mode="bicubic", align_corners=False)
+    blurred = F.avg_pool2d(F.pad(large, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return torch.lerp(blurred, large, 1 + sharpening)[0].clamp_(-1, 1)
 
 
 def _colour_matrix(turn: float, strength: float) -> np.ndarray:
