@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Finished, real_command, run_process
-from networks import install, make_network, photo
+from networks import TINY, install, make_network, photo
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -432,8 +432,9 @@ def test_an_imported_model_has_the_shipped_tables_and_equal_tokens(
     assert counts[-1] == 1
 
 
-def test_each_half_of_a_model_does_its_work_alone(tmp_path: Path) -> None:
-    entry, image = install(tmp_path), photo(100, 70)
+@pytest.mark.parametrize("closed_levels", [0, 1])
+def test_each_half_of_a_model_does_its_work_alone(tmp_path: Path, closed_levels: int) -> None:
+    entry, image = install(tmp_path, config=replace(TINY, closed_levels=closed_levels)), photo(100, 70)
     whole = Codec(store.load(entry, CPU))
     encoder, decoder = Codec(store.load(entry, CPU, "encode")), Codec(store.load(entry, CPU, "decode"))
     data = encoder.encode(image)

@@ -18,6 +18,7 @@ from dlfc.model.bottleneck import DetailPrior
 from dlfc.model.config import DLFConfig
 from dlfc.model.dlf import DLF
 from dlfc.tensors import as_integers
+from dlfc.train.export import place_levels
 from dlfc.train.growth import widen_latent, with_context
 from dlfc.train.warmstart import warm_start
 
@@ -100,6 +101,28 @@ def test_a_latent_can_grow_and_its_prior_see_tokens_at_once() -> None:
         after, before = (network(x, level).quantised for network in (new, old))
     torch.testing.assert_close(after.scales[:, kept], before.scales, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(after.values[:, kept], before.values, rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_latent_grew_by_says_nothing_at_closed_levels() -> None:
+    old, new = make_network(PLAIN), DLF(replace(PLAIN, latent_dim=12, closed_levels=1)).eval()
+    x = torch.rand(4, 3, 64, 64) * 2 - 1
+    widen_latent(old.state_dict(), new, x)
+    assert new.base is not None
+    new.base.log_gain.data[:, 2::3] += 3  # of the new channels, which then have much to say
+    with torch.inference_mode():
+        closed, between, whole = (new(x, torch.full((4,), level)).quantised for level in (0.0, 0.5, 1.0))
+    assert not closed.symbols[:, 2::3].any()
+    assert closed.symbols.any()
+    assert 0 < between.symbols[:, 2::3].abs().sum() < whole.symbols[:, 2::3].abs().sum()
+    new.train()
+    assert new(x, torch.zeros(4)).quantised.bits[:, 2::3].sum() < new(x, torch.ones(4)).quantised.bits[:, 2::3].sum()
+    place_levels(new, [0, 25, 110])
+    assert new.bottleneck.opening is not None
+    assert new.bottleneck.opening[:, 2].tolist() == [0, 0.5, 1]
+    wider = DLF(replace(PLAIN, latent_dim=20, closed_levels=2)).eval()
+    widen_latent(new.eval().state_dict(), wider, x)
+    assert wider.bottleneck.opening is not None
+    assert wider.bottleneck.opening[:, 2:4].tolist() == [[0, 0], [0.5, 0], [1, 1]]
 
 
 def test_a_warm_start_tells_the_prior_what_tokens_are() -> None:

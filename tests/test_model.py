@@ -106,6 +106,7 @@ def test_a_configuration_comes_back_from_its_dictionary() -> None:
     ("change", "complaint"),
     [
         ({"latent_dim": 10}, "multiple of 4"),
+        ({"closed_levels": 3}, "below levels"),
         ({"generator_mult": (1, 2)}, "patch grid"),
         ({"base_region_px": (16, 16)}, "one region per token"),
     ],

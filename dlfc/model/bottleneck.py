@@ -52,14 +52,14 @@ class DepthConvBlock(nn.Module):
         return x + self.contract(F.leaky_relu(a, 0.1) + F.leaky_relu(b, 0.01))
 
 
-def _lower_bound(x: Tensor, bound: float) -> Tensor:
+def _lower_bound(x: Tensor, bound: float | Tensor) -> Tensor:
     """max(x, bound) whose gradient still passes where it would raise x."""
     return _LowerBound.apply(x, bound)
 
 
 class _LowerBound(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, bound: float) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx, x: Tensor, bound: float | Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x < bound)
         return x.clamp(min=bound)
 
@@ -69,7 +69,7 @@ class _LowerBound(torch.autograd.Function):
         return grad * (~below | (grad < 0)), None
 
 
-def gaussian_bits(residual: Tensor, scales: Tensor, min_scale: float = MIN_SCALE) -> Tensor:
+def gaussian_bits(residual: Tensor, scales: Tensor, min_scale: float | Tensor = MIN_SCALE) -> Tensor:
     """Bits of each value for an integer bin around `residual` under a zero-mean Gaussian."""
     x = residual.abs().float() * math.sqrt(0.5)
     s = _lower_bound(scales.float(), min_scale)
@@ -152,9 +152,12 @@ class DetailPrior(nn.Module):
         scales, means = self.spatial(self.adaptors[k - 1](torch.cat([known, common], 1))).chunk(2, 1)
         return scales, means
 
-    def quantise(self, y: Tensor, level: Tensor, regions: Tensor | None = None) -> Quantised:
+    def quantise(
+        self, y: Tensor, level: Tensor, regions: Tensor | None = None, closed: Tensor | None = None
+    ) -> Quantised:
         """Four passes over `y` B C H W at rate levels `level` B; `regions` B R S as in `start`.
 
+        `closed` B C are the channels that say nothing, whose scales may become too small for symbols in training too.
         In training mode no symbol is skipped, the rounding passes gradients, and the bits are those of the rounded
         residual: most symbols are zero at our rates, where noise in place of rounding overstates the bits.
         """
@@ -174,7 +177,10 @@ class DetailPrior(nn.Module):
             symbols = symbols + rounded * mask
             used = used + scales * mask
             values = values + (rounded + means) * mask
-        bits = gaussian_bits(symbols, used, TRAINING_MIN_SCALE if self.training else MIN_SCALE)
+        least: float | Tensor = TRAINING_MIN_SCALE if self.training else MIN_SCALE
+        if closed is not None:
+            least = torch.where(closed[:, :, None, None], MIN_SCALE, least)
+        bits = gaussian_bits(symbols, used, least)
         return Quantised(symbols, used, values, step, bits)
 
 
@@ -192,6 +198,8 @@ class Bottleneck(nn.Module):
         self.decode_in = nn.Sequential(DepthConvBlock(q, c), DepthConvBlock(c, c))
         self.decode_out = nn.Sequential(DepthConvBlock(c, c), DepthConvBlock(c, c))
         self.prior = DetailPrior(config)
+        # What of each channel enters the latent: nothing at closed levels, and between levels a part. Not trained.
+        self.opening = nn.Parameter(torch.ones(config.levels, q), requires_grad=False) if config.closed_levels else None
 
     def analyse(self, h: Tensor, level: Tensor) -> Tensor:
         """`h` B C H W, `level` B in [0, levels-1] -> latent B latent_dim H W, before the step."""
@@ -203,7 +211,15 @@ class Bottleneck(nn.Module):
 
     def quantise(self, y: Tensor, level: Tensor, regions: Tensor | None = None) -> Quantised:
         """Four passes over `y` B C H W with the float prior, see `DetailPrior.quantise`."""
-        return self.prior.quantise(y, level, regions)
+        return self.prior.quantise(y, level, regions, self.closed(level))
+
+    def opened(self, y: Tensor, level: Tensor) -> Tensor:
+        """Latents B C H W without what is closed at `level` B."""
+        return y if self.opening is None else y * at_level(self.opening, level)[:, :, None, None]
+
+    def closed(self, level: Tensor) -> Tensor | None:
+        """Which channels say nothing at `level` B, bool B C, or None if there never are any."""
+        return None if self.opening is None else at_level(self.opening, level) == 0
 
 
 def at_level(vectors: Tensor, level: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ _DEPTHS = {  # how often something is repeated, perhaps never
     "generator_blocks",
 }
 
-_NUMBERS = ("base_components", "noise_channels", "prior_context")  # of something that may be missing
+_NUMBERS = ("base_components", "noise_channels", "prior_context", "closed_levels")  # of something that may be missing
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class DLFConfig:
     detail_dim: int = 768
     latent_dim: int = 64
     levels: int = 1
+    closed_levels: int = 0  # of the lowest: there, what the latent grew by says nothing (0: as published)
     swin_in: int = 4
     swin_out: int = 2
     swin_up: int = 4
@@ -93,6 +94,8 @@ class DLFConfig:
             raise ValueError("the generator must lead from the patch grid to pixels")
         if self.latent_dim % 4:
             raise ValueError("latent_dim must be a multiple of 4: channels are coded in four groups")
+        if self.closed_levels >= self.levels:
+            raise ValueError("closed_levels must be below levels")
         if self.tile_px % self.cell_px:
             raise ValueError("tiles must consist of whole cells")
         if self.width % self.heads:

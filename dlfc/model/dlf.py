@@ -87,6 +87,7 @@ class DLF(nn.Module):
             del self.bottleneck.decode_gain, self.bottleneck.decode_in, self.bottleneck.decode_out
         elif part == "decode":
             del self.encoder
+            self.bottleneck.opening = None
             del self.bottleneck.encode_gain, self.bottleneck.encode_in, self.bottleneck.encode_out
 
     def put(self, name: str, value: Tensor) -> None:
@@ -131,7 +132,7 @@ class DLF(nn.Module):
         """Detail features and the chosen tokens -> latent B latent_dim H/32 W/32, before the step."""
         y = self.bottleneck.analyse(detail, level).float()
         if self.base is None:
-            return y
+            return self.bottleneck.opened(y, level)
         bases, tile = [], self.config.tile_px
         with torch.autocast(x.device.type, enabled=False):
             for top, bottom in self._bands(x):
@@ -139,7 +140,7 @@ class DLF(nn.Module):
                 codes = tokens_of_rows(tokens, len(x), x.shape[2] // tile, top // tile, bottom // tile)
                 rest = band - self.base.token_image(codes, *band.shape[2:])
                 bases.append(self.base.detail(rest, level))
-        return y + joined(bases, 2)
+        return self.bottleneck.opened(y + joined(bases, 2), level)
 
     def base_image(
         self, tokens: Tensor, latent: Tensor, level: Tensor, top: int = 0, bottom: int | None = None

@@ -28,7 +28,8 @@ _TOGETHER = 8
 _COARSENESS = 1.15  # of the new channels' steps, by the middle one of the old: what the generator adds needs no bits
 _VECTOR = "bottleneck.prior.vector"
 _CONTEXT = "bottleneck.prior.context."
-_OF_CHANNELS = (_VECTOR, "base.log_gain", "base.detail_out.weight")  # each column tells of its own channel alone
+_OPENING = "bottleneck.opening"
+_OF_CHANNELS = (_VECTOR, _OPENING, "base.log_gain", "base.detail_out.weight")  # each column tells of its channel alone
 
 _RESIDUAL = (ResidualBlock, MapAttention, VitBlock, SwinBlock, ConvNeXtBlock)  # blocks that add to what they are given
 _LAST = {"conv2", "out", "attention.out", "mlp.contract"}  # the last layer of each branch of such a block
@@ -82,6 +83,7 @@ def with_context(weights: Mapping[str, Tensor], network: DLF) -> Mapping[str, Te
 def widen_latent(weights: Mapping[str, Tensor], network: DLF, crops: Tensor) -> None:
     """Fill `network` from `weights` of one that is the same but for fewer channels of the latent.
 
+    At its `closed_levels` the new channels are closed: there the network goes on as before whatever they learn.
     `crops` N 3 H W in [-1, 1], of whole tiles, show what those channels leave. Raises ModelError or RuntimeError if the
     two networks differ in more than that.
     """
@@ -91,7 +93,8 @@ def widen_latent(weights: Mapping[str, Tensor], network: DLF, crops: Tensor) -> 
     groups = len(PASS_POSITIONS)
     if count % groups:
         raise ModelError(f"a latent of {count} channels has no groups to grow")
-    narrow = DLF(replace(network.config, latent_dim=count)).eval()
+    closed = network.config.closed_levels
+    narrow = DLF(replace(network.config, latent_dim=count, closed_levels=closed if _OPENING in weights else 0)).eval()
     narrow.load_state_dict(weights)
     assert narrow.base is not None
     by_group = torch.arange(more).view(groups, -1)  # channels are coded in groups, and each takes some
@@ -102,6 +105,7 @@ def widen_latent(weights: Mapping[str, Tensor], network: DLF, crops: Tensor) -> 
     sizes = _COARSENESS * (steps * (-narrow.base.log_gain).exp()).median(1).values  # of a symbol, for each level
     deviations = torch.ones(len(sizes), more)
     deviations[:, added] = torch.stack([scale_of((coefficients / size).round()) for size in sizes])
+    deviations[:closed, added] = 0
     start_prior(network, deviations)
     silence(network)
     base.detail_in.weight[added], base.detail_out.weight[:, added] = basis, basis.T
@@ -112,7 +116,11 @@ def widen_latent(weights: Mapping[str, Tensor], network: DLF, crops: Tensor) -> 
         blocks = torch.arange(old // count)[:, None]
         return torch.arange(old) if old == new else (blocks * more + kept).view(-1)
 
-    wide = network.state_dict()
+    wide = dict(network.state_dict())
+    if network.bottleneck.opening is not None:
+        network.bottleneck.opening[:closed, added] = 0
+        if _OPENING not in weights:
+            del wide[_OPENING]
     if wide.keys() != weights.keys():
         raise ModelError("the latent cannot grow to as many channels as the detail branch has")
     for name, value in wide.items():

@@ -22,8 +22,9 @@ from dlfc.train.rate import RateController
 from dlfc.train.recipe import Recipe, Stage
 from dlfc.train.vqgan import VqganEncoder
 
-# Never trained: tiny weights that any step would wash away, and with them the differences between tokens.
-FROZEN_PARTS = ("base.token_in.",)
+# Never trained: tiny weights that any step would wash away, and with them the differences between tokens; and which
+# channels of the latent are closed at which levels.
+FROZEN_PARTS = ("base.token_in.", "bottleneck.opening")
 
 
 @dataclass
@@ -156,10 +157,11 @@ class Learner:
         return terms | {"total": total}, outcome.tokens
 
     def _draw(self, crops: Crops) -> tuple[Batch, Tensor]:
-        """A batch, each sample at a level drawn evenly from the whole scale, and the levels of all its parts."""
+        """A batch, each sample at a level drawn from the whole scale, and the levels of all its parts."""
         count = self.stage.batch
         x = crops.batch(count, self._share).contiguous(memory_format=torch.channels_last)
-        levels = self._on_device((torch.arange(count) + torch.rand(count)) / count * self._top_level)  # stratified
+        even = (torch.arange(count) + torch.rand(count)) / count  # stratified
+        levels = self._on_device(even**self.stage.level_power * self._top_level)
         margin = torch.randint(JITTER_PX, (2,)).tolist()
         level = levels[self._share]
         return Batch(x, level, self.controller.weight(level), (margin[0], margin[1])), levels

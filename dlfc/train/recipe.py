@@ -91,6 +91,7 @@ class Stage:
     # which the others follow.
     first_lambda: float | tuple[float, ...] = 5.0
     controller_rate: float = 0.01
+    level_power: float = 1.0  # of even random numbers from 0 to 1: below 1, high levels are drawn more often
 
     def __post_init__(self) -> None:
         """Refuse what makes no stage, with ValueError."""
@@ -117,6 +118,8 @@ class Stage:
             raise ValueError(f"optimiser {self.optimiser!r}; there are: {', '.join(OPTIMISERS)}")
         if min(self.first_lambda if isinstance(self.first_lambda, tuple) else (self.first_lambda,), default=0) <= 0:
             raise ValueError("first_lambda must be above 0")
+        if self.level_power <= 0:
+            raise ValueError("level_power must be above 0")
         if len(self.betas) != 2:
             raise ValueError("betas must be two numbers")
         if self.compile and self.adversarial_adaptive:
