@@ -53,12 +53,10 @@ def place_levels(network: DLF, qualities: Sequence[float]) -> None:
     of_levels = [bottleneck.encode_gain, bottleneck.decode_gain, bottleneck.prior.vector]
     if network.base is not None:
         of_levels.append(network.base.log_gain)
-    if bottleneck.opening is not None:
-        of_levels.append(bottleneck.opening)
     for vectors in of_levels:
         vectors.copy_(at_level(vectors, level))
     if bottleneck.opening is not None:
-        bottleneck.opening.clamp_(0, 1)
+        bottleneck.opening.copy_(at_level(bottleneck.opening, level).clamp(0, 1))
 
 
 def export(

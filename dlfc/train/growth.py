@@ -94,7 +94,9 @@ def widen_latent(weights: Mapping[str, Tensor], network: DLF, crops: Tensor) -> 
     if count % groups:
         raise ModelError(f"a latent of {count} channels has no groups to grow")
     closed = network.config.closed_levels
-    narrow = DLF(replace(network.config, latent_dim=count, closed_levels=closed if _OPENING in weights else 0)).eval()
+    if closed and _OPENING not in weights:
+        weights = {**weights, _OPENING: torch.ones(network.config.levels, count)}
+    narrow = DLF(replace(network.config, latent_dim=count)).eval()
     narrow.load_state_dict(weights)
     assert narrow.base is not None
     by_group = torch.arange(more).view(groups, -1)  # channels are coded in groups, and each takes some
@@ -116,11 +118,9 @@ def widen_latent(weights: Mapping[str, Tensor], network: DLF, crops: Tensor) -> 
         blocks = torch.arange(old // count)[:, None]
         return torch.arange(old) if old == new else (blocks * more + kept).view(-1)
 
-    wide = dict(network.state_dict())
     if network.bottleneck.opening is not None:
         network.bottleneck.opening[:closed, added] = 0
-        if _OPENING not in weights:
-            del wide[_OPENING]
+    wide = network.state_dict()
     if wide.keys() != weights.keys():
         raise ModelError("the latent cannot grow to as many channels as the detail branch has")
     for name, value in wide.items():
