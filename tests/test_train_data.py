@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -129,8 +131,24 @@ def test_a_calmed_crop_keeps_its_colour_and_half_of_its_contrast() -> None:
     assert 0.5 <= changed.std() / x.std() < 1
 
 
+def test_a_background_out_of_focus_lies_behind_sharp_parts() -> None:
+    variety = Variety(defocused=1.0)
+    x = torch.from_numpy(noise(64, 64, 11)).permute(2, 0, 1)[None] / 127.5 - 1
+    kept, still = [], []
+    for seed in range(8):
+        change = variety.draw(np.random.default_rng(seed))
+        assert 5 <= change.means <= 32
+        changed = variety.apply(x.clone(), [replace(change, means=5)])
+        distance = (changed - x).abs().mean(1)
+        kept.append((distance < 0.02).float().mean().item())
+        difference = (changed[..., 1:] - changed[..., :-1]).abs().mean(1)
+        still.append((difference < 0.1).float().mean().item())
+    assert 0.1 < np.mean(kept) < 0.9  # some parts are those of the photo
+    assert 0.1 < np.mean(still) < 0.9  # where others hide it there is no noise
+
+
 def test_variety_is_shared_between_processes() -> None:
     photos = Photos([noise(40, 50, 5), noise(50, 40, 6)])
-    whole, second = (Crops(photos, 16, seed=3, variety=Variety(0.5, 0.5, 0.5, 0.5, 0.5)) for _ in range(2))
+    whole, second = (Crops(photos, 16, seed=3, variety=Variety(0.5, 0.5, 0.5, 0.5, 0.5, 0.5)) for _ in range(2))
     for _ in range(2):
         assert torch.equal(whole.batch(6)[3:], second.batch(6, slice(3, 6)))

@@ -112,7 +112,7 @@ class Trainer:
             return VqganEncoder(self.recipe.model).to(self.device)
 
     def _new_crops(self, stage: Stage) -> Crops:
-        variety = Variety(stage.recoloured, stage.evened, stage.framed, stage.enlarged, stage.calmed)
+        variety = Variety(stage.recoloured, stage.evened, stage.framed, stage.enlarged, stage.calmed, stage.defocused)
         return Crops(self.photos, stage.crop_px, self.recipe.seed, stage.scales, variety)
 
     # --- stages -------------------------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ class Stage:
     framed: float = 0.0  # share of crops that get a narrow frame
     enlarged: float = 0.0  # share of crops of which a part is enlarged to the whole, and sharpened
     calmed: float = 0.0  # share of crops that lose contrast
+    defocused: float = 0.0  # share of crops that get a background out of focus
 
     # optimiser
     optimiser: str = "adamw"  # or "muon": that for matrices, AdamW for the rest
@@ -103,9 +104,9 @@ class Stage:
             raise ValueError("batch and crop_px must be at least 1")
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales):
             raise ValueError("scales must be above 0 and at most 1")
-        shares = (self.recoloured, self.evened, self.framed, self.enlarged, self.calmed)
+        shares = (self.recoloured, self.evened, self.framed, self.enlarged, self.calmed, self.defocused)
         if not all(0 <= share <= 1 for share in shares):
-            raise ValueError("recoloured, evened, framed, enlarged and calmed are shares from 0 to 1")
+            raise ValueError("recoloured, evened, framed, enlarged, calmed and defocused are shares from 0 to 1")
         if not self.lpips_scales or not all(0 < scale <= 1 for scale in self.lpips_scales):
             raise ValueError("lpips_scales must be above 0 and at most 1")
         if not self.stamp_px or not all(1 < side <= 64 for side in self.stamp_px):  # two fit a region

@@ -1,4 +1,5 @@
-"""Crops that photos at hand lack: strange colours, even parts, narrow frames, large structures, and low contrast."""
+"""Crops that photos at hand lack: strange colours, even parts, backgrounds out of focus, narrow frames, large
+structures, and low contrast."""
 
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ _GREY = np.full((3, 3), 1 / 3)
 _AXIS = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)  # the cross product with the grey axis
 _FIELD = 4  # points of a mask to each side
 _PATCH = 2  # means of a crop to each side that its even background runs through
+_OUTLINE = 6  # points of a mask to each side, for what stands before a background out of focus
+_DEFOCUSED = (5, 32)  # means of a crop to each side that such a background runs through, from and to
 _FRAME_PX = 8  # of a side, at most
 _ENLARGED = 2.0  # times, at most
 _SHARPENED = 2.0  # times what a blur takes away is added, at most
@@ -28,6 +31,9 @@ class Change:
     background: np.ndarray | None = None  # 3 3: a matrix for the colours of an even background
     field: np.ndarray | None = None  # 4 4: the background shows where this is above 0
     sharpness: float = 0.0  # of its outline
+    outline: np.ndarray | None = None  # 6 6: a background out of focus shows where this is above 0
+    means: int = 0  # to each side that this background runs through
+    edge: float = 0.0  # sharpness of what stands before it
     frame: np.ndarray | None = None  # 4: widths at the left, top, right and bottom, in pixels
     frame_colour: np.ndarray | None = None  # 3
     window: np.ndarray | None = (
@@ -40,18 +46,19 @@ class Change:
 @dataclass(frozen=True)
 class Variety:
     """Shares of crops, 0 to 1, that get other colours, an even background in a part of them, or a frame, of which a
-    part is enlarged to the whole, or that lose contrast."""
+    part is enlarged to the whole, that lose contrast, or that get a background out of focus."""
 
     recoloured: float = 0.0
     evened: float = 0.0
     framed: float = 0.0
     enlarged: float = 0.0
     calmed: float = 0.0
+    defocused: float = 0.0
 
     def draw(self, random: np.random.Generator) -> Change:
         """What becomes of the next crop; nothing is drawn for a share of 0."""
-        colours = background = field = frame = frame_colour = window = None
-        sharpness, sharpening, contrast = 0.0, 0.0, 1.0
+        colours = background = field = frame = frame_colour = window = outline = None
+        sharpness, sharpening, contrast, means, edge = 0.0, 0.0, 1.0, 0, 0.0
         if self.recoloured and random.random() < self.recoloured:
             turn, strength, gain, shift = random.normal(0, (0.5, 0.4, 0.2, 0.1))
             colours = np.column_stack([np.exp(gain) * _colour_matrix(turn, np.exp(strength)), np.full(3, shift)])
@@ -68,7 +75,24 @@ class Variety:
             sharpening = random.uniform(0, _SHARPENED)
         if self.calmed and random.random() < self.calmed:
             contrast = random.uniform(_CALMED, 1)
-        return Change(colours, background, field, sharpness, frame, frame_colour, window, sharpening, contrast)
+        if self.defocused and random.random() < self.defocused:
+            outline = random.normal(0, 1, (_OUTLINE, _OUTLINE))
+            means = round(np.exp(random.uniform(*np.log(_DEFOCUSED))))
+            edge = float(np.exp(random.uniform(1, 4)))
+        return Change(
+            colours=colours,
+            background=background,
+            field=field,
+            sharpness=sharpness,
+            outline=outline,
+            means=means,
+            edge=edge,
+            frame=frame,
+            frame_colour=frame_colour,
+            window=window,
+            sharpening=sharpening,
+            contrast=contrast,
+        )
 
     def apply(self, crops: Tensor, changes: list[Change]) -> Tensor:
         """`crops` N 3 H W in [-1, 1] with the N `changes` made, in place."""
@@ -77,17 +101,28 @@ class Variety:
                 x.copy_(_enlarged(x, change.window, change.sharpening))
             if change.contrast < 1:
                 x.copy_(torch.lerp(x.mean((1, 2), keepdim=True), x, change.contrast))
+            if change.outline is not None:
+                # Upside down, so that what stands before it has other colours.
+                x.lerp_(_softened(x.flip(1, 2), change.means), _mask(x, change.outline, change.edge))
             if change.colours is not None:
                 x.copy_(_recoloured(x, change.colours))
             if change.field is not None and change.background is not None:
-                coarse = F.interpolate(F.adaptive_avg_pool2d(x[None], _PATCH), x.shape[1:], mode="bicubic")[0]
-                even = _recoloured(coarse, np.column_stack([change.background, np.zeros(3)]))
-                field = torch.from_numpy(change.field).to(x)[None, None]
-                mask = torch.sigmoid(change.sharpness * F.interpolate(field, x.shape[1:], mode="bicubic")[0])
-                x.lerp_(even, mask)
+                even = _recoloured(_softened(x, _PATCH), np.column_stack([change.background, np.zeros(3)]))
+                x.lerp_(even, _mask(x, change.field, change.sharpness))
             if change.frame is not None and change.frame_colour is not None:
                 _draw_frame(x, change.frame, change.frame_colour)
         return crops
+
+
+def _softened(x: Tensor, means: int) -> Tensor:
+    """What runs through `means` by `means` means of `x` 3 H W."""
+    return F.interpolate(F.adaptive_avg_pool2d(x[None], means), x.shape[1:], mode="bicubic")[0]
+
+
+def _mask(x: Tensor, field: np.ndarray, sharpness: float) -> Tensor:
+    """Where a `field` of few points lies above 0, as 1 H W from 0 to 1 for `x` 3 H W."""
+    points = torch.from_numpy(field).to(x)[None, None]
+    return torch.sigmoid(sharpness * F.interpolate(points, x.shape[1:], mode="bicubic")[0])
 
 
 def _enlarged(x: Tensor, window: np.ndarray, sharpening: float) -> Tensor:
