@@ -222,6 +222,16 @@ def test_the_rate_controller_begins_where_it_is_told() -> None:
     assert controller.weight(torch.tensor([0.0, 1.0, 2.0])).tolist() == pytest.approx([80.0, 20.0, 3.0])
 
 
+def test_a_low_level_power_draws_high_levels(data: Path, metrics: Path, tmp_path: Path) -> None:
+    spent = []
+    for power in (50.0, 0.02):
+        recipe = replace(RECIPE, stages=(replace(STAGE, level_power=power),))
+        trainer = Trainer(recipe, data, metrics, tmp_path / str(power), None)
+        terms, _ = trainer.learner.train_step(trainer.crops)
+        spent.append(terms["bpp"].item())
+    assert spent[0] < 0.8 * spent[1]  # bits per pixel, of nearly the lowest level alone and of the highest
+
+
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 
