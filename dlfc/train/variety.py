@@ -4,6 +4,7 @@ structures, and low contrast."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,42 +58,34 @@ class Variety:
 
     def draw(self, random: np.random.Generator) -> Change:
         """What becomes of the next crop; nothing is drawn for a share of 0."""
-        colours = background = field = frame = frame_colour = window = outline = None
-        sharpness, sharpening, contrast, means, edge = 0.0, 0.0, 1.0, 0, 0.0
+        drawn: dict[str, Any] = {}
         if self.recoloured and random.random() < self.recoloured:
             turn, strength, gain, shift = random.normal(0, (0.5, 0.4, 0.2, 0.1))
-            colours = np.column_stack([np.exp(gain) * _colour_matrix(turn, np.exp(strength)), np.full(3, shift)])
+            matrix = np.exp(gain) * _colour_matrix(turn, np.exp(strength))
+            drawn |= {"colours": np.column_stack([matrix, np.full(3, shift)])}
         if self.evened and random.random() < self.evened:
-            background = _colour_matrix(0.0, np.exp(abs(random.normal(0, 0.7))))
-            field = random.normal(0, 1, (_FIELD, _FIELD))
-            sharpness = float(np.exp(random.uniform(0, 4)))
+            drawn |= {
+                "background": _colour_matrix(0.0, np.exp(abs(random.normal(0, 0.7)))),
+                "field": random.normal(0, 1, (_FIELD, _FIELD)),
+                "sharpness": float(np.exp(random.uniform(0, 4))),
+            }
         if self.framed and random.random() < self.framed:
-            frame = random.integers(1, _FRAME_PX + 1, 4) * (random.random(4) < 0.5)  # half of the sides have none
-            frame_colour = np.clip(random.uniform(-1, 1) + random.normal(0, 0.1, 3), -1, 1)  # nearly grey
+            widths = random.integers(1, _FRAME_PX + 1, 4) * (random.random(4) < 0.5)  # half of the sides have none
+            colour = np.clip(random.uniform(-1, 1) + random.normal(0, 0.1, 3), -1, 1)  # nearly grey
+            drawn |= {"frame": widths, "frame_colour": colour}
         if self.enlarged and random.random() < self.enlarged:
             part = _ENLARGED ** -random.random()
             window = np.array([part, *random.uniform(0, 1 - part, 2)])
-            sharpening = random.uniform(0, _SHARPENED)
+            drawn |= {"window": window, "sharpening": random.uniform(0, _SHARPENED)}
         if self.calmed and random.random() < self.calmed:
-            contrast = random.uniform(_CALMED, 1)
+            drawn |= {"contrast": random.uniform(_CALMED, 1)}
         if self.defocused and random.random() < self.defocused:
-            outline = random.normal(0, 1, (_OUTLINE, _OUTLINE))
-            means = round(np.exp(random.uniform(*np.log(_DEFOCUSED))))
-            edge = float(np.exp(random.uniform(1, 4)))
-        return Change(
-            colours=colours,
-            background=background,
-            field=field,
-            sharpness=sharpness,
-            outline=outline,
-            means=means,
-            edge=edge,
-            frame=frame,
-            frame_colour=frame_colour,
-            window=window,
-            sharpening=sharpening,
-            contrast=contrast,
-        )
+            drawn |= {
+                "outline": random.normal(0, 1, (_OUTLINE, _OUTLINE)),
+                "means": round(np.exp(random.uniform(*np.log(_DEFOCUSED)))),
+                "edge": float(np.exp(random.uniform(1, 4))),
+            }
+        return Change(**drawn)
 
     def apply(self, crops: Tensor, changes: list[Change]) -> Tensor:
         """`crops` N 3 H W in [-1, 1] with the N `changes` made, in place."""
