@@ -114,14 +114,21 @@ class Symbols:
             return walk
         level = self.level([quality] * len(analyses))
         wanted = torch.cat([self._mean_colour(one) for one in analyses])
-        for _ in range(hold.ATTEMPTS):
-            step = walk.passes.step().to(level.device)
-            change = hold.shift(base, self._base_colours(base, analyses, walk, level) - wanted, step, level)
+        nearest, least = latents, latents.new_full((len(analyses),), torch.inf)
+        for attempt in range(hold.ATTEMPTS + 1):
+            deviation = self._base_colours(base, analyses, walk, level) - wanted
+            largest = deviation.abs().amax(1).to(latents.device)
+            nearest = torch.where((largest <= least)[:, None, None, None], latents, nearest)
+            least = torch.minimum(largest, least)
+            change = None
+            if attempt < hold.ATTEMPTS:
+                change = hold.shift(base, deviation, walk.passes.step().to(level.device), level)
             if change is None:
                 break
             latents = latents + change.to(latents.device)
             walk = self.walk(analyses, quality, latents)
-        return walk
+        # The last attempt need not be the best.
+        return walk if torch.equal(nearest, latents) else self.walk(analyses, quality, nearest)
 
     def walk(self, analyses: Sequence[Analysis], quality: float, latents: Tensor) -> Walk:
         """The symbols of `latents` pass by pass."""
