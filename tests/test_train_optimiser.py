@@ -11,9 +11,9 @@ from torch import nn
 
 from dlfc.model.dlf import DLF
 from dlfc.train.optimiser import Muon, Optimisers, orthogonal
+from dlfc.train.parallel import Workers
 from dlfc.train.recipe import Stage
 
-CPU = torch.device("cpu")
 STAGE = Stage(steps=1, optimiser="muon", learning_rate=1e-2)
 
 
@@ -42,7 +42,7 @@ def test_muon_finds_the_least_of_a_badly_scaled_sum_of_squares() -> None:
 
 def test_only_dense_weights_go_to_muon() -> None:
     model = DLF(TINY)
-    optimisers = Optimisers(model, [], STAGE, CPU)
+    optimisers = Optimisers(model, [], STAGE, Workers())
     names = {id(p): name for name, p in model.named_parameters()}
     adam, muon = optimisers._all
     by_muon = {names[id(p)] for group in muon.param_groups for p in group["params"]}
@@ -63,7 +63,7 @@ def test_optimisers_go_on_from_their_state(tmp_path: Path) -> None:
     def fresh() -> tuple[nn.Module, Optimisers]:
         torch.manual_seed(1)
         model = nn.Sequential(nn.Linear(20, 24), nn.Linear(24, 18))
-        return model, Optimisers(model, [], STAGE, CPU)
+        return model, Optimisers(model, [], STAGE, Workers())
 
     def train(model: nn.Module, optimisers: Optimisers) -> None:
         for rate in (1e-2, 5e-3):

@@ -66,7 +66,7 @@ class Learner:
             nets.teacher.requires_grad_(stage.task == "vqgan")
             if stage.task == "vqgan":
                 others = list(nets.teacher.parameters())
-        self._optimisers = Optimisers(nets.model, others, stage, self.device)
+        self._optimisers = Optimisers(nets.model, others, stage, workers)
         self._trained = [p for module in nets.modules() for p in module.parameters() if p.requires_grad]
         self._first_prior = copy.deepcopy(self.averaged.model.bottleneck.prior) if stage.task == "prior" else None
         self.controller = RateController(recipe.target_bpp, stage.first_lambda, stage.controller_rate, self.device)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dlfc.train.parallel import Workers
 from dlfc.train.recipe import Stage
 
 # Parts that start from data: small weights that a common learning rate would wash away, and what picks tokens, which
@@ -27,25 +28,25 @@ _UPDATE_RMS = 0.2  # at a learning rate of 1, about that of Adam's updates, so t
 class Muon(torch.optim.Optimizer):
     """Momentum whose singular values are all made 1 (Jordan et al., 2024), scaled as by Liu et al. (2025).
 
-    Parameters are taken as matrices of their first dimension and the rest.
+    Parameters are taken as matrices of their first dimension and the rest. Each of `workers`, which have the same
+    gradients, works out the updates of a part of them.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, workers: Workers | None = None, momentum: float = 0.95
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
+        self._workers = workers or Workers()
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Move every parameter that has a gradient."""
         for group in self.param_groups:
-            alike: dict[torch.Size, list[Tensor]] = defaultdict(list)
-            for p in group["params"]:
-                if p.grad is not None:
-                    alike[p.flatten(1).shape].append(p)
-            for (rows, columns), same in alike.items():
-                ahead = torch.stack([self._ahead(p, group["momentum"]).flatten(1) for p in same])
-                rate = group["lr"] * _UPDATE_RMS * max(rows, columns) ** 0.5
-                for p, update in zip(same, orthogonal(ahead), strict=True):
-                    p.sub_(update.view(p.shape), alpha=rate)
+            params = [p for p in group["params"] if p.grad is not None]
+            ahead = [self._ahead(p, group["momentum"]).flatten(1) for p in params]
+            updates = self._workers.shared_out(ahead, [_work(each.shape) for each in ahead], _orthogonal_each)
+            for p, update in zip(params, updates, strict=True):
+                p.sub_(update.view(p.shape), alpha=group["lr"] * _UPDATE_RMS * max(update.shape) ** 0.5)
 
     def _ahead(self, p: Tensor, momentum: float) -> Tensor:
         """Nesterov's momentum of `p`."""
@@ -67,21 +68,38 @@ def orthogonal(x: Tensor) -> Tensor:
     return (y.mT if tall else y).to(x.dtype).contiguous()
 
 
+def _orthogonal_each(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """`orthogonal` of each, those of one shape together."""
+    alike: dict[torch.Size, list[int]] = defaultdict(list)
+    for i, matrix in enumerate(matrices):
+        alike[matrix.shape].append(i)
+    made: dict[int, Tensor] = {}
+    for same in alike.values():
+        made.update(zip(same, orthogonal(torch.stack([matrices[i] for i in same])), strict=True))
+    return [made[i] for i in range(len(matrices))]
+
+
+def _work(shape: torch.Size) -> int:
+    """Of `orthogonal`, about, in multiplications by a constant."""
+    rows, columns = shape
+    return min(rows, columns) ** 2 * max(rows, columns)
+
+
 class Optimisers:
     """The optimisers of a stage, over the parameters of a network and of `others`, moved by AdamW."""
 
-    def __init__(self, model: nn.Module, others: Iterable[nn.Parameter], stage: Stage, device: torch.device) -> None:
+    def __init__(self, model: nn.Module, others: Iterable[nn.Parameter], stage: Stage, workers: Workers) -> None:
         groups: dict[str, list[nn.Parameter]] = {"rest": list(others), "slow": [], "matrices": []}
         for name, parameter in model.named_parameters():
             groups[_group(name, parameter, stage.optimiser == "muon")].append(parameter)
         parts = [{"params": groups["rest"], "part": 1.0}, {"params": groups["slow"], "part": stage.base_rate}]
-        fused = True if device.type == "cuda" else None
+        fused = True if workers.device.type == "cuda" else None
         betas = (stage.betas[0], stage.betas[1])
         self._all: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(parts, stage.learning_rate, betas, weight_decay=0.0, fused=fused)
         ]
         if groups["matrices"]:
-            self._all.append(Muon(groups["matrices"], stage.learning_rate))
+            self._all.append(Muon(groups["matrices"], stage.learning_rate, workers))
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate, of which a group may take a part."""

@@ -7,7 +7,7 @@ on how many there are, but for the order of sums, and can be resumed on another 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -61,6 +61,33 @@ class Workers:
         flat /= self.count
         parts = flat.split([gradient.numel() for gradient in gradients])
         torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(parts, gradients, strict=True)])
+
+    def shared_out(
+        self, items: Sequence[Tensor], work: Sequence[float], make: Callable[[Sequence[Tensor]], list[Tensor]]
+    ) -> list[Tensor]:
+        """`make(items)`, which keeps shapes, where each process makes a part and hears of the others as bfloat16.
+
+        `items` are the same in all processes; `work` says how much each takes, so that the parts take about as long.
+        """
+        if self.count == 1:
+            return make(items)
+        parts: list[list[int]] = [[] for _ in range(self.count)]
+        load = [0.0] * self.count
+        for i in sorted(range(len(items)), key=lambda i: -work[i]):
+            least = load.index(min(load))
+            parts[least].append(i)
+            load[least] += work[i]
+        mine = make([items[i] for i in parts[self.rank]])
+        made: dict[int, Tensor] = {}
+        for rank, part in enumerate(parts):
+            sizes = [items[i].numel() for i in part]
+            flat = torch.empty(sum(sizes), dtype=torch.bfloat16, device=self.device)
+            if rank == self.rank and mine:
+                torch.cat([each.reshape(-1).bfloat16() for each in mine], out=flat)
+            dist.broadcast(flat, rank)
+            for i, x in zip(part, flat.split(sizes), strict=True):
+                made[i] = x.view_as(items[i]).to(items[i].dtype)
+        return [made[i] for i in range(len(items))]
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean over all processes."""
