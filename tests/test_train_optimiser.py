@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,13 +33,50 @@ def test_the_singular_values_of_an_update_are_about_one(shape: tuple[int, ...]) 
 def test_muon_finds_the_least_of_a_badly_scaled_sum_of_squares() -> None:
     scale = torch.logspace(0, -2, 32)[:, None]
     weight = nn.Parameter(torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(2)))[0])
-    optimiser = Muon([weight], 0.05)
+    optimiser = Muon([weight], 0.05, Workers())
     for step in range(200):
         optimiser.param_groups[0]["lr"] = 0.05 * (1 - step / 200)
         optimiser.zero_grad()
         (scale * weight).square().sum().backward()
         optimiser.step()
     assert weight.detach().norm() < 0.1 * 32**0.5  # where it began
+
+
+def moved_by_muon(workers: Workers) -> list[torch.Tensor]:
+    """Weights of several shapes after two steps whose gradients are the same in all processes."""
+    random = torch.Generator().manual_seed(3)
+    shapes = [(24, 40), (64, 16), (24, 40), (16, 16, 3, 3), (24, 40)]
+    weights = [nn.Parameter(torch.randn(shape, generator=random)) for shape in shapes]
+    optimiser = Muon(weights, 0.05, workers)
+    for _ in range(2):
+        for weight in weights:
+            weight.grad = torch.randn(weight.shape, generator=random)
+        optimiser.step()
+    return [weight.detach() for weight in weights]
+
+
+WORKER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import torch
+from test_train_optimiser import Workers, moved_by_muon
+workers = Workers()
+torch.save(moved_by_muon(workers), f"{sys.argv[2]}/{workers.rank}.pt")
+workers.close()
+"""
+
+
+@pytest.mark.parametrize("count", [2, 6])  # 6: more than there are matrices
+def test_processes_that_share_muon_out_move_weights_as_one_does(tmp_path: Path, count: int) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    command += [str(tmp_path / "worker.py"), str(Path(__file__).parent), str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    alone = moved_by_muon(Workers())
+    for rank in range(count):
+        for mine, theirs in zip(alone, torch.load(tmp_path / f"{rank}.pt"), strict=True):
+            assert torch.allclose(mine, theirs, rtol=0, atol=1e-4)  # steps are of about 0.01
 
 
 def test_only_dense_weights_go_to_muon() -> None:

@@ -321,9 +321,7 @@ trainer = Trainer(SHARED, data, metrics, out, data)
 trainer.run(log_steps=1)
 trainer.workers.close()
 """
-SHARED = replace(
-    RECIPE, stages=(replace(STAGE, batch=4, adversarial_weight=0.1, adversarial_start=1, optimiser="muon"),)
-)
+SHARED = replace(RECIPE, stages=(replace(STAGE, batch=4, adversarial_weight=0.1, adversarial_start=1),))
 
 
 def test_two_processes_that_share_batches_make_the_run_of_one(data: Path, metrics: Path, tmp_path: Path) -> None:
@@ -344,8 +342,7 @@ def test_two_processes_that_share_batches_make_the_run_of_one(data: Path, metric
     start = nn.utils.parameters_to_vector(
         Trainer(SHARED, data, metrics, tmp_path / "fresh", None).learner.averaged.model.parameters()
     )
-    # Sums of 16 bits differ by their order, and Muon makes small singular values large.
-    assert (own - theirs).norm() < 0.2 * (own - start).norm()
+    assert (own - theirs).norm() < 0.1 * (own - start).norm()  # sums of 16 bits differ by their order
     assert torch.allclose(state["log_lambda"], alone.learner.controller.log_lambda, atol=1e-3)
     logs = [rows(tmp_path / name / "log.csv") for name in ("alone", "shared")]
     for mine, other in zip(*logs, strict=True):

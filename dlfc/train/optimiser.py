@@ -32,11 +32,9 @@ class Muon(torch.optim.Optimizer):
     gradients, works out the updates of a part of them.
     """
 
-    def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, workers: Workers | None = None, momentum: float = 0.95
-    ) -> None:
+    def __init__(self, parameters: Iterable[nn.Parameter], lr: float, workers: Workers, momentum: float = 0.95) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum})
-        self._workers = workers or Workers()
+        self._workers = workers
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
