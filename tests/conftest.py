@@ -192,6 +192,16 @@ def run_process(command: list[str], **options: Any) -> subprocess.CompletedProce
     return subprocess.run(command, timeout=120, check=False, **options)
 
 
+def run_shared(script: str, count: int, folder: Path, *arguments: Path) -> None:
+    """Run `script` in `count` processes that share its work; it can import the tests, and is written to `folder`."""
+    (folder / "worker.py").write_text(script)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    command += map(str, [folder / "worker.py", *arguments])
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    assert run.returncode == 0, run.stderr
+
+
 def picture(width_px: int = 24, height_px: int = 16) -> Image.Image:
     """Return a small RGB picture whose corners differ."""
     red = Image.linear_gradient("L").resize((width_px, height_px))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import run_shared
 from networks import TINY
 from torch import nn
 
@@ -57,22 +56,17 @@ def moved_by_muon(workers: Workers) -> list[torch.Tensor]:
 
 WORKER = """
 import sys
-sys.path.insert(0, sys.argv[1])
 import torch
 from test_train_optimiser import Workers, moved_by_muon
 workers = Workers()
-torch.save(moved_by_muon(workers), f"{sys.argv[2]}/{workers.rank}.pt")
+torch.save(moved_by_muon(workers), f"{sys.argv[1]}/{workers.rank}.pt")
 workers.close()
 """
 
 
 @pytest.mark.parametrize("count", [2, 6])  # 6: more than there are matrices
 def test_processes_that_share_muon_out_move_weights_as_one_does(tmp_path: Path, count: int) -> None:
-    (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
-    command += [str(tmp_path / "worker.py"), str(Path(__file__).parent), str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert run.returncode == 0, run.stderr
+    run_shared(WORKER, count, tmp_path, tmp_path)
     alone = moved_by_muon(Workers())
     for rank in range(count):
         for mine, theirs in zip(alone, torch.load(tmp_path / f"{rank}.pt"), strict=True):

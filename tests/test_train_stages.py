@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import os
 import signal
-import subprocess
-import sys
 from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import run_shared
 from networks import SEEING, TINY, photo, write_lpips
 from test_train import same
 from torch import Tensor, nn
@@ -311,12 +310,11 @@ def test_the_discriminator_may_learn_in_some_steps_only(data: Path, metrics: Pat
 WORKER = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 from test_train_stages import SHARED
 from dlfc.train.loop import Trainer
-data, metrics, out = map(Path, sys.argv[2:])
+data, metrics, out = map(Path, sys.argv[1:])
 trainer = Trainer(SHARED, data, metrics, out, data)
 trainer.run(log_steps=1)
 trainer.workers.close()
@@ -327,11 +325,7 @@ SHARED = replace(RECIPE, stages=(replace(STAGE, batch=4, adversarial_weight=0.1,
 def test_two_processes_that_share_batches_make_the_run_of_one(data: Path, metrics: Path, tmp_path: Path) -> None:
     alone = Trainer(SHARED, data, metrics, tmp_path / "alone", data)
     alone.run(log_steps=1)
-    (tmp_path / "worker.py").write_text(WORKER)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += [tmp_path / "worker.py", Path(__file__).parent, data, metrics, tmp_path / "shared"]
-    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
-    assert run.returncode == 0, run.stderr
+    run_shared(WORKER, 2, tmp_path, data, metrics, tmp_path / "shared")
     state = read_state(tmp_path / "shared" / "state.pt")
     assert state["step"] == 2
     own, shared = (
