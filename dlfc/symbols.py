@@ -115,8 +115,12 @@ class Symbols:
         level = self.level([quality] * len(analyses))
         wanted = torch.cat([self._mean_colour(one) for one in analyses])
         nearest, least = latents, latents.new_full((len(analyses),), torch.inf)
+        stride, before = torch.ones_like(level), torch.full_like(wanted, torch.nan)
         for attempt in range(hold.ATTEMPTS + 1):
             deviation = self._base_colours(base, analyses, walk, level) - wanted
+            # A shift so small that it left all symbols as they were is followed by one twice as large.
+            stride = torch.where((deviation == before).all(1), 2 * stride, 1)
+            before = deviation
             largest = deviation.abs().amax(1).to(latents.device)
             nearest = torch.where((largest <= least)[:, None, None, None], latents, nearest)
             least = torch.minimum(largest, least)
@@ -125,7 +129,7 @@ class Symbols:
                 change = hold.shift(base, deviation, walk.passes.step().to(level.device), level)
             if change is None:
                 break
-            latents = latents + change.to(latents.device)
+            latents = latents + (stride[:, None, None, None] * change).to(latents.device)
             walk = self.walk(analyses, quality, latents)
         # The last attempt need not be the best.
         return walk if torch.equal(nearest, latents) else self.walk(analyses, quality, nearest)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from dlfc import hold
 from dlfc.codec import Codec
 from dlfc.formats import unpack
 from dlfc.model.base import LinearBase
+from dlfc.symbols import Analysis, Symbols, Walk
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +84,24 @@ def test_files_hold_the_mean_colour(codec: Codec, monkeypatch: pytest.MonkeyPatc
     assert max(off for off, _ in plain) > limit
     assert max(off for off, _ in held) <= limit + 0.5
     assert all(mine == other for mine, other in zip(held, plain, strict=True) if other[0] <= limit)
+
+
+def test_a_shift_that_changed_no_symbol_is_followed_by_one_twice_as_large(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked = []
+    walk = Symbols.walk
+
+    def watched(self: Symbols, analyses: Sequence[Analysis], quality: float, latents: torch.Tensor) -> Walk:
+        walked.append(latents)
+        return walk(self, analyses, quality, latents)
+
+    monkeypatch.setattr(Symbols, "walk", watched)
+    monkeypatch.setattr(hold, "ATTEMPTS", 4)
+    monkeypatch.setattr(hold, "shift", lambda *_: torch.full((1, 1, 1, 1), 1e-6))  # too small to round anything away
+    codec.encode(photo(256, 256), quality=0)
+    steps = [float((after - before).double().mean()) for before, after in pairwise(walked)]
+    assert steps == pytest.approx([1e-6, 2e-6, 4e-6, 8e-6], rel=0.05)
 
 
 def test_many_pictures_are_held_as_each_is(codec: Codec) -> None:
